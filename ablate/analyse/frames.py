@@ -1,0 +1,82 @@
+"""The tidy table behind every figure: one row per arm and seed. Here, and only here, is pandas imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ablate.analyse.results import read_results, stored_plan
+from ablate.plan.designs import Arm
+from ablate.plan.trials import Plan
+from ablate.store.facts import StoredStudy
+from ablate.store.store import Store
+from ablate.study.settings import canonical, leaves, show
+
+if TYPE_CHECKING:
+    import pandas
+
+Frame: TypeAlias = "pandas.DataFrame"
+
+_LEADING = ("arm", "title", "seed", "state", "outcome", "attempts", "seconds")
+_CLOSING = ("reason", "code_sha256", "fingerprint")
+
+
+def trials_frame(store: Store, stored: StoredStudy) -> Frame:
+    """Return one row per (arm, seed), arms in plan order: what became of the trial and every final metric.
+
+    Settings that differ between arms are columns by their dotted path. What is not there is None or NaN. A metric or a
+    setting with the name of another column is called ``metric:…`` or ``setting:…``.
+    """
+    import pandas
+
+    plan = stored_plan(stored)
+    results = read_results(store, stored, plan)
+    recorded = {name for trials in results.values() for trial in trials for name in trial.values}
+    metrics = [*plan.study.metrics, *sorted(recorded - set(plan.study.metrics))]
+    settings = _differing(plan)
+    metric_columns = _columns(metrics, taken={*_LEADING, *_CLOSING}, prefix="metric:")
+    taken = {*_LEADING, *_CLOSING, *metric_columns.values()}
+    setting_columns = _columns(settings, taken=taken, prefix="setting:")
+    rows = [
+        {
+            "arm": arm.name,
+            "title": arm.title,
+            "seed": trial.seed,
+            "state": trial.state,
+            "outcome": trial.outcome,
+            "attempts": trial.attempts,
+            "seconds": trial.seconds,
+            **{column: trial.values.get(name) for name, column in metric_columns.items()},
+            **{column: values.get(path) for path, column in setting_columns.items()},
+            "reason": trial.reason or None,
+            "code_sha256": trial.code_sha256,
+            "fingerprint": trial.fingerprint,
+        }
+        for arm in plan.arms
+        for values in [_cells(arm)]
+        for trial in results[arm.name]
+    ]
+    columns = [*_LEADING, *metric_columns.values(), *setting_columns.values(), *_CLOSING]
+    frame = pandas.DataFrame(rows, columns=columns, dtype=object)
+    numbers = {"seed": "int64", "attempts": "int64", "seconds": "float64"}
+    return frame.astype({**numbers, **dict.fromkeys(metric_columns.values(), "float64")})
+
+
+def _differing(plan: Plan) -> list[str]:
+    """Return the dotted paths whose value is not the same in every arm, in the order of the settings."""
+    trees = [dict(leaves(arm.settings)) for arm in plan.arms]
+    paths = dict.fromkeys(path for tree in trees for path in tree)
+    return [path for path in paths if len({canonical([tree.get(path), path in tree]) for tree in trees}) > 1]
+
+
+def _cells(arm: Arm) -> dict[str, Any]:
+    """Return an arm's settings as table cells: numbers and text as they are, all else as a study would write it."""
+    plain = (int, float, str)
+    return {
+        path: value if isinstance(value, plain) and not isinstance(value, bool) else show(value)
+        for path, value in leaves(arm.settings)
+    }
+
+
+def _columns(names: list[str], *, taken: set[str], prefix: str) -> Mapping[str, str]:
+    return {name: f"{prefix}{name}" if name in taken else name for name in names}

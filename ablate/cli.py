@@ -1,0 +1,443 @@
+"""The command line. Thin: it composes rooms, and imports one inside the command that needs it.
+
+Data goes to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ablate import __version__
+from ablate.errors import (
+    EXIT_BUG,
+    EXIT_FAILED_TRIALS,
+    EXIT_INTERRUPTED,
+    EXIT_REQUEST,
+    EXIT_TERMINATED,
+    AblateError,
+    Fault,
+    StudyError,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ablate.plan.trials import Plan
+    from ablate.run.runner import Summary
+    from ablate.store.store import Store
+
+STORE_HELP = "Path or URL of the store [default: runs/ablate.db of the project; $ABLATE_STORE]."
+
+
+class _Commands(click.Group):
+    """Lists the commands in the order of a study's life, not of the alphabet."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ablate")
+def cli() -> None:
+    """Ablation studies in PyTorch: one YAML file to a table you can publish.
+
+    \b
+    ablate plan  studies/basenet.yaml                   what would run, and what it costs
+    ablate run   studies/basenet.yaml --profile quick   run it; the same command resumes it
+    ablate report --markdown                            the table of the study last run
+    """
+
+
+def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = [
+        click.argument("study", type=click.Path()),
+        click.option("--profile", metavar="NAME", help="A profile of the study file: a study of its own."),
+        click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a setting or resource."),
+        click.option("--seeds", metavar="N|A,B,…", help="How many seeds, or which."),
+        click.option("--only", metavar="ARM,…", help="These arms and what they are compared with."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+_store_option = click.option("--store", "location", metavar="PATH|URL", envvar="ABLATE_STORE", help=STORE_HELP)
+_data_option = click.option(
+    "--data-dir", type=click.Path(path_type=Path), envvar="ABLATE_DATA", help="Where data sets lie [$ABLATE_DATA]."
+)
+
+
+@cli.command()
+@_study_options
+@_store_option
+@_data_option
+@click.option("--time", "timed", is_flag=True, help="Run each arm to its first record, to learn the cost.")
+def plan(
+    study: str,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    seeds: str | None,
+    only: str | None,
+    location: str | None,
+    data_dir: Path | None,
+    timed: bool,
+) -> None:
+    """Show what a run would do: arms, what differs, trials done and to do, cost. Runs no user code without --time."""
+    from ablate.plan.cost import cost_of
+    from ablate.report.plan import print_plan
+
+    made = _open_plan(study, profile, overrides, seeds, only)
+    store = _existing_store(location)
+    estimates = {}
+    if timed:
+        estimates = _time_arms(made, study, data_dir)
+    states, known = {}, {}
+    if store is not None:
+        from ablate.store.facts import known_seconds, states_of
+
+        fingerprints = list(made.trials())
+        states, known = states_of(store, fingerprints), known_seconds(store, fingerprints)
+    print_plan(made, cost_of(made, states=states, seconds=known, estimates=estimates), _stdout())
+
+
+@cli.command()
+@click.argument("studies", nargs=-1, required=True, type=click.Path())
+def validate(studies: tuple[str, ...]) -> None:
+    """Check study files with all their profiles, without running anything."""
+    from ablate.plan.trials import open_plan
+    from ablate.study.reading import profiles_of, sorted_faults
+
+    faults: list[Fault] = []
+    for path in studies:
+        found: list[Fault] = []
+        try:
+            profiles = profiles_of(path)
+        except StudyError as error:
+            found += error.faults
+            profiles = []
+        for profile in [None, *profiles] if not found else []:
+            try:
+                made = open_plan(path, profile=profile)
+            except StudyError as error:
+                found += error.faults
+            else:
+                click.echo(f"{path}: {made.study.title} is sound: {_size(made)}")
+        faults += sorted_faults(found)
+    if faults:
+        raise StudyError(faults)
+
+
+@cli.command()
+@_study_options
+@_store_option
+@_data_option
+@click.option("-j", "--jobs", type=click.IntRange(1, 1024), help="At most so many trials at once.")
+def run(
+    study: str,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    seeds: str | None,
+    only: str | None,
+    location: str | None,
+    data_dir: Path | None,
+    jobs: int | None,
+) -> None:
+    """Run what is missing of a study, then print its table. The same command resumes it."""
+    made = _open_plan(study, profile, overrides, seeds, only)
+    summary, store = _run(made, study, location, data_dir, jobs, restricted=only is not None)
+    _say_summary(made, summary)
+    if summary.count("done"):
+        _print_terminal_report(store, made.study.title)
+    if summary.stopped_by is not None:
+        _say(f"nothing is lost; resume with: {shlex.join(['ablate', *sys.argv[1:]])}")
+        sys.exit(EXIT_INTERRUPTED if summary.stopped_by == signal.SIGINT else EXIT_TERMINATED)
+    if summary.count("failed"):
+        sys.exit(EXIT_FAILED_TRIALS)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_store_option
+@click.option("--markdown", "form", flag_value="markdown", help="A GitHub-flavoured table with footnotes.")
+@click.option("--csv", "form", flag_value="csv", help="A row per trial, every number.")
+@click.option("--json", "form", flag_value="json", help="Everything: arms, effects, trials.")
+def report(name: str | None, location: str | None, form: str | None) -> None:
+    """Print the comparison table of a study: by name (basenet, basenet@quick), by file, or the one last run."""
+    from ablate.store.facts import find_study
+    from ablate.store.store import open_store
+
+    store = open_store(_location(location), read_only=True)
+    title = _title(name) if name else None
+    stored = find_study(store, title)
+    if name is None:
+        _say(f"study last run: {stored.title}")
+    if form == "csv":
+        from ablate.analyse.effects import trials_frame
+        from ablate.report import csv
+
+        click.echo(csv.render(trials_frame(store, stored)), nl=False)
+        return
+    from ablate.analyse.effects import analyse
+
+    analysis = analyse(store, stored)
+    if form is None:
+        from ablate.report.terminal import print_report
+
+        print_report(analysis, _stdout())
+    elif form == "markdown":
+        from ablate.report import markdown
+
+        click.echo(markdown.render(analysis), nl=False)
+    else:
+        from ablate.report import json
+
+        click.echo(json.render(analysis), nl=False)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_store_option
+@click.option("--only", metavar="ARM,…", help="Only the failed trials of these arms.")
+def retry(name: str | None, location: str | None, only: str | None) -> None:
+    """Put the failed trials of a study back in the queue; `ablate run` then runs them."""
+    from ablate.store.claims import reopen
+    from ablate.store.facts import find_study
+    from ablate.store.store import open_store
+
+    store = open_store(_location(location))
+    stored = find_study(store, _title(name) if name else None)
+    count = reopen(store, stored.id, states=["failed"], arms=_split(only) or None)
+    _say(f"{stored.title}: {_count(count, 'failed trial')} back in the queue")
+    if count:
+        profile = f" --profile {stored.profile}" if stored.profile else ""
+        _say(f"run them with: ablate run {shlex.quote(stored.file)}{profile}")
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of a study file, for editors."""
+    import json
+
+    from ablate.study.schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+def main() -> None:
+    """Run the command line and exit with one of the codes of ``ablate.errors``."""
+    try:
+        status = cli.main(standalone_mode=False)
+        sys.stdout.flush()
+    except AblateError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        _say(str(Fault(_lower(error.format_message()), hint=_usage_hint(error))))
+        sys.exit(EXIT_REQUEST)
+    except click.ClickException as error:
+        _say(str(Fault(_lower(error.format_message()))))
+        sys.exit(EXIT_REQUEST)
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # the reader of our pipe has gone (`| head`): not an error, but stdout must not be flushed again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        _say(f"error: a fault of ablate itself: {type(error).__name__}: {error}")
+        _say(f"hint: please report it with this file: {_crash_file()}")
+        sys.exit(EXIT_BUG)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+# --- pieces of commands
+
+
+def _open_plan(study: str, profile: str | None, overrides: Sequence[str], seeds: str | None, only: str | None) -> Plan:
+    from ablate.plan.trials import open_plan
+
+    if seeds is not None:
+        overrides = [*overrides, f"seeds={seeds if seeds.isdecimal() else f'[{seeds}]'}"]
+    return open_plan(study, profile=profile, overrides=overrides, only=_split(only))
+
+
+def _run(
+    made: Plan, study: str, location: str | None, data_dir: Path | None, jobs: int | None, *, restricted: bool
+) -> tuple[Summary, Store]:
+    from ablate.run.progress import Progress
+    from ablate.run.runner import Options, Runner, check_task
+    from ablate.run.slots import SlotPool
+    from ablate.run.workers import Workers
+    from ablate.store.facts import record_plan, states_of
+    from ablate.store.store import open_store
+
+    SlotPool(made.study.resources, threads=made.study.execution.threads)  # no GPU: said before anything is written
+    folder = Path(study).resolve().parent
+    log = Path(tempfile.mkdtemp(prefix="ablate-")) / "server.log"
+    workers = Workers(log)
+    workers.start()
+    try:
+        existing = _existing_store(location, read_only=False)
+        states = states_of(existing, list(made.trials())) if existing else {}
+        if any(states.get(name) != "done" for name in made.trials()):
+            check_task(made, workers, folder)
+        store = existing or open_store(_location(location), folder=_runs_folder(location), create=True)
+        study_id = record_plan(store, made)
+        arms = tuple(dict.fromkeys(each.arm for each in made.replicates)) if restricted else None
+        options = Options(jobs=jobs, arms=arms, data_dir=data_dir)
+        _say(f"{made.study.title}: {_size(made)}")
+        runner = Runner(
+            store,
+            made,
+            study_id,
+            workers=workers,
+            study_folder=folder,
+            options=options,
+            progress=lambda trials: Progress(made.study, trials, _stderr()),
+        )
+        return runner.run(), store
+    finally:
+        workers.close()
+        _remove(log)
+
+
+def _time_arms(made: Plan, study: str, data_dir: Path | None) -> dict[str, float]:
+    from ablate.run.timing import time_arms
+    from ablate.run.workers import Workers
+    from ablate.study.words import duration
+
+    log = Path(tempfile.mkdtemp(prefix="ablate-")) / "server.log"
+    workers = Workers(log)
+    workers.start()
+    environment = {"ABLATE_DATA": str(data_dir.resolve())} if data_dir else {}
+    found = {}
+    try:
+        folder = Path(study).resolve().parent
+        for timing in time_arms(made, workers, study_folder=folder, environment=environment):
+            if timing.error:
+                _say(f"{timing.arm}: not timed: {timing.error}")
+            elif timing.trial_s is None:
+                _say(f"{timing.arm}: first record after {duration(timing.first_record_s or 0)}; epochs unknown")
+            else:
+                found[timing.arm] = timing.trial_s
+                _say(f"{timing.arm}: about {duration(timing.trial_s)} a trial")
+    finally:
+        workers.close()
+        _remove(log)
+    return found
+
+
+def _say_summary(made: Plan, summary: Summary) -> None:
+    parts = [f"{_count(summary.count('done'), 'trial')} done"]
+    for state in ("failed", "running", "waiting"):
+        if summary.count(state):
+            parts.append(f"{summary.count(state)} {state}")
+    trained = "trained nothing new" if not summary.attempts else _count(summary.attempts, "attempt")
+    _say(f"{made.study.title}: {', '.join(parts)} ({trained})")
+    failed = {each.trial: each for each in summary.trials if each.state == "failed"}
+    for each in failed.values():
+        _say(f"failed: {each.arm} seed {each.seed}: {each.reason}")
+    if failed:
+        _say(f"hint: `ablate retry {made.study.title}` puts them back in the queue")
+
+
+def _print_terminal_report(store: Store, title: str) -> None:
+    from ablate.analyse.effects import analyse
+    from ablate.report.terminal import print_report
+    from ablate.store.facts import find_study
+
+    print_report(analyse(store, find_study(store, title)), _stdout())
+
+
+def _location(location: str | None) -> str:
+    return location or str(_project_folder() / "runs" / "ablate.db")
+
+
+def _runs_folder(location: str | None) -> Path | None:
+    """Attempt folders lie beside an SQLite store; with a database server, in the project."""
+    return _project_folder() / "runs" if location and "://" in location and "sqlite" not in location else None
+
+
+def _existing_store(location: str | None, *, read_only: bool = True) -> Store | None:
+    from ablate.store.store import open_store
+
+    where = _location(location)
+    if "://" not in where and not Path(where).exists():
+        return None
+    return open_store(where, folder=_runs_folder(location), read_only=read_only, create="postgresql" in where)
+
+
+def _project_folder() -> Path:
+    """Return the nearest folder, from here upwards, that holds ``runs/`` or ``.git``; else this one."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "runs").is_dir() or (p / ".git").exists()), here)
+
+
+def _title(name: str) -> str:
+    """Return a study's title; a path to its file will do."""
+    if not Path(name).is_file():
+        return name
+    from ablate.study.document import read_document
+
+    return str(read_document(name).value.get("name", name))
+
+
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else []
+
+
+def _size(made: Plan) -> str:
+    seeds = len(made.study.seeds)
+    return f"{_count(len(made.arms), 'arm')} × {_count(seeds, 'seed')}, {_count(len(made.trials()), 'trial')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _stdout() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:].rstrip(".")
+
+
+def _usage_hint(error: click.UsageError) -> str:
+    return f"`{error.ctx.command_path} --help` shows how it is used" if error.ctx else "`ablate --help`"
+
+
+def _crash_file() -> Path:
+    path = Path(tempfile.gettempdir()) / f"ablate-crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    path.write_text(f"ablate {__version__}, {sys.version}\n{shlex.join(sys.argv)}\n\n{traceback.format_exc()}")
+    return path
+
+
+def _remove(log: Path) -> None:
+    import shutil
+
+    shutil.rmtree(log.parent, ignore_errors=True)

@@ -1,0 +1,56 @@
+"""GitHub's Markdown: a heading, a pipe table and footnotes per design. No HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+from ablate.analyse.findings import Analysis
+from ablate.report import text
+from ablate.report.notes import Note
+from ablate.report.table import Column, Row, Table, build_tables
+
+
+def render(analysis: Analysis) -> str:
+    """Return the report as Markdown, one table per design, each with all its columns."""
+    # the study's name in each footnote, so that two reports can stand on one page
+    prefix = "-".join(part for part in (analysis.name, analysis.profile) if part)
+    labels = (f"{prefix}-{number}" for number in count(1))
+    return "\n\n".join(_section(analysis, table, labels) for table in build_tables(analysis)) + "\n"
+
+
+def _section(analysis: Analysis, table: Table, labels: Iterator[str]) -> str:
+    about_rows = [(next(labels), note) for note in table.notes if note.rows]
+    general = " ".join(text.markdown(note.text) for note in table.notes if not note.rows)
+    parts = [
+        f"### {text.markdown(table.heading)}",
+        text.markdown(analysis.question),
+        f"**{text.markdown(table.progress)}**" if table.progress else "",
+        text.markdown(table.estimand),
+        _pipe_table(table, about_rows),
+        general,
+        "\n".join(f"[^{label}]: {text.markdown(note.text)}" for label, note in about_rows),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _pipe_table(table: Table, about_rows: Sequence[tuple[str, Note]]) -> str:
+    titles = [text.markdown(column.title) if column.foreign else column.title for column in table.columns]
+    rules = ["--:" if column.right else ":--" for column in table.columns]
+    lines = [_line(titles), f"|{'|'.join(rules)}|"]
+    for row in table.rows:
+        marks = "".join(f"[^{label}]" for label, note in about_rows if row.number and int(row.number) in note.rows)
+        lines.append(_line([_cell(row, column, marks) for column in table.columns]))
+    return "\n".join(lines)
+
+
+def _cell(row: Row, column: Column, marks: str) -> str:
+    value = str(row.cells.get(column.key, ""))
+    if column.key != "label":
+        return value
+    label = text.markdown(value)
+    return f"**{label}**" if row.total else label + marks
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,40 @@
+"""Foreign text (titles, reasons, notes of a study), made harmless: it may neither break a table nor drive a terminal."""
+
+from __future__ import annotations
+
+import re
+
+
+def one_line(text: str) -> str:
+    """Return the text on one line; control characters and invisible marks (bidi overrides) are shown, not sent."""
+    text = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+# what ASCII terminals print in place of the signs that we use ourselves
+_ASCII = str.maketrans(
+    {
+        "±": "+/-", "Δ": "diff", "−": "-", "×": "x", "·": "-", "→": "->", "≥": ">=", "└": "`-", "†": "!",
+        "—": "--", "…": "...", "─": "-", "●": "o", "│": "|", "'": "'",
+    }
+)  # fmt: skip
+
+
+def in_encoding(text: str, encoding: str) -> str:
+    """Return the text as a console of this encoding can print it; what it lacks is spelt out or escaped."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.translate(_ASCII)
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+    return text
+
+
+def markdown(text: str) -> str:
+    """Return foreign text so that GitHub's Markdown prints it as it stands, inside a pipe table too."""
+    text = re.sub(r"([\\`*\[\]<|~$])", r"\\\1", one_line(text))
+    # inside a word an underscore is plain in GitHub's dialect, and val_acc stays readable
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+    text = re.sub(r"&(?=#?\w+;)", r"\\&", text)
+    text = re.sub(r"^([#>+=-])", r"\\\1", text)
+    return re.sub(r"^(\d+)([.)])", r"\1\\\2", text)

@@ -1,0 +1,428 @@
+"""The runner: one process, one loop claims trials, starts workers, keeps what they record and decides what follows.
+
+The loop does everything in turn, heartbeat included: there is no thread that could die and leave the rest running.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import socket
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ablate.errors import EXIT_ENVIRONMENT, AblateError, EnvironmentFault, Fault
+from ablate.plan.trials import Plan
+from ablate.run.code import code_sha256, environment_facts
+from ablate.run.locks import FileLock, boot_id, is_free
+from ablate.run.outcomes import decide
+from ablate.run.progress import FAILURE_LINES, Progress
+from ablate.run.slots import Slot, SlotPool
+from ablate.run.workers import Exit, Workers
+from ablate.store import claims
+from ablate.store.claims import Claim, Ending, Fenced, Held
+from ablate.store.facts import StoredTrial, trials_of
+from ablate.store.store import Store, is_sqlite
+from ablate.train.folder import AttemptFolder, Result, Work, printable
+
+POLL_S = 0.05
+FLUSH_S = 0.5
+ELSEWHERE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as the command line gives it."""
+
+    jobs: int | None = None
+    arms: tuple[str, ...] | None = None
+    data_dir: Path | None = None
+    grace_s: float = 10.0
+    lease_s: float = claims.LEASE_S
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run left behind: its trials, how many attempts it made, and the signal that stopped it, if one did."""
+
+    trials: tuple[StoredTrial, ...]
+    attempts: int
+    stopped_by: int | None = None
+
+    def count(self, *states: str) -> int:
+        return len({each.trial for each in self.trials if each.state in states})
+
+
+@dataclass
+class _Attempt:
+    """An attempt at work."""
+
+    claim: Claim
+    folder: AttemptFolder
+    slot: Slot
+    pid: int
+    started: float
+    heard: float
+    offset: int = 0
+    unsaved: list[Mapping[str, Any]] = field(default_factory=list)
+    ended_by: str = ""  # the outcome, where we ended it
+    kill_at: float | None = None
+    fenced: bool = False
+
+
+def check_task(plan: Plan, workers: Workers, study_folder: Path) -> None:
+    """Import the task in a worker without calling it. Raises AblateError where that fails; no trial is touched."""
+    with tempfile.TemporaryDirectory(prefix="ablate-check-") as name:
+        folder = AttemptFolder(name)
+        folder.create(Work(plan.study.task, str(study_folder), {}, 0, "", check_only=True))
+        pid = workers.spawn(folder.path, {"CUDA_VISIBLE_DEVICES": ""})
+        while not any(end.pid == pid for end in workers.wait(1.0)):
+            pass
+        result = folder.result()
+        if result is None or result.outcome != "ok":
+            why = result.error if result else "the process died while importing it"
+            lines = "\n".join(f"    {line}" for line in folder.log_tail(FAILURE_LINES))
+            hint = (result.hint if result else "") or f"its last lines were:\n{lines}"
+            raise AblateError(
+                f"the task `{plan.study.task}` can't be imported: {why}", where=plan.study.where("task"), hint=hint
+            )
+
+
+class Runner:
+    """Runs the trials of one study version until all are settled, or it is told to stop."""
+
+    def __init__(
+        self,
+        store: Store,
+        plan: Plan,
+        study_id: int,
+        *,
+        workers: Workers,
+        study_folder: Path,
+        options: Options,
+        progress: Callable[[Sequence[StoredTrial]], Progress],
+    ) -> None:
+        self.id = uuid.uuid4().hex
+        self._store = store
+        self._plan = plan
+        self._study_id = study_id
+        self._workers = workers
+        self._study_folder = study_folder
+        self._options = options
+        resources, execution = plan.study.resources, plan.study.execution
+        self._slots = SlotPool(resources, threads=execution.threads, jobs=options.jobs)
+        self._progress = progress(trials_of(store, study_id))
+        self._attempts: dict[int, _Attempt] = {}
+        self._made = 0
+        self._signals: list[int] = []
+        self._fault: Fault | None = None
+        self._next_flush = self._next_renewal = self._next_look = 0.0
+        self._elsewhere = 0
+        self._facts = environment_facts()
+        self._code = code_sha256(plan.study.task, study_folder)
+
+    def run(self) -> Summary:
+        """Run until every trial of the plan is done or failed. Raises EnvironmentFault where no trial could run."""
+        lock = self._register()
+        former = {number: signal.signal(number, self._on_signal) for number in _STOPPING}
+        try:
+            with self._progress:
+                self._recover()
+                while self._turn():
+                    pass
+                self._stop()
+        finally:
+            for attempt in list(self._attempts.values()):  # only after a fault of ours: leave nothing running
+                self._workers.signal(attempt.pid, signal.SIGKILL)
+                attempt.slot.release()
+            for number, handler in former.items():
+                signal.signal(number, handler)
+            lock.release()
+        claims.end_runner(self._store, self.id)
+        lock.path.unlink(missing_ok=True)
+        if self._fault is not None:
+            raise EnvironmentFault(self._fault.message, where=self._fault.where, hint=self._fault.hint)
+        trials = tuple(trials_of(self._store, self._study_id))
+        return Summary(trials, self._made, self._signals[0] if self._signals else None)
+
+    # --- the loop
+
+    def _turn(self) -> bool:
+        """Do one round of everything. False once there is nothing more to do here."""
+        for end in self._workers.wait(POLL_S):
+            self._ended(end)
+        if self._signals or self._fault:
+            return False
+        self._listen()
+        self._watch_limits()
+        now = time.monotonic()
+        if now >= self._next_renewal:
+            claims.renew(self._store, self.id, lease_s=self._options.lease_s)
+            self._recover()
+            self._next_renewal = now + self._options.lease_s / 4
+        self._fill_slots()
+        self._progress.show(waiting_for=self._elsewhere)
+        return bool(self._attempts) or self._others_are_at_it()
+
+    def _fill_slots(self) -> None:
+        if time.monotonic() < self._next_look:
+            return
+        while (slot := self._slots.acquire()) is not None:
+            claim = self._claim(slot)
+            if claim is None:
+                self._slots.release(slot)
+                self._next_look = time.monotonic() + ELSEWHERE_S
+                return
+            self._start(claim, slot)
+
+    def _claim(self, slot: Slot) -> Claim | None:
+        facts = {**self._facts, "device": slot.name}
+        return claims.claim_trial(
+            self._store,
+            runner_id=self.id,
+            study_id=self._study_id,
+            arms=self._options.arms,
+            slot=slot.name,
+            attempt_values={"code_sha256": self._code, "environment_json": json.dumps(facts, sort_keys=True)},
+            lease_s=self._options.lease_s,
+        )
+
+    def _start(self, claim: Claim, slot: Slot) -> None:
+        study = self._plan.study
+        folder = AttemptFolder(self._store.folder / claims.attempt_folder(claim.fingerprint, claim.number))
+        work = Work(
+            task=claim.task,
+            study_folder=str(self._study_folder),
+            settings=json.loads(claim.settings_json),
+            seed=claim.seed,
+            fingerprint=claim.fingerprint,
+            device="cuda" if study.resources.gpus else "cpu",
+            dtype=study.execution.dtype,
+            threads=study.execution.threads,
+            metrics=tuple(study.metrics),
+            earlier=tuple(str(self._store.folder / earlier) for earlier in claim.earlier),
+            locks=(str(folder.path.parent / "lock"), *slot.occupied),
+        )
+        folder.create(work)
+        environment = dict(slot.environment)
+        if self._options.data_dir:
+            environment["ABLATE_DATA"] = str(self._options.data_dir.resolve())
+        pid = self._workers.spawn(folder.path, environment)
+        now = time.monotonic()
+        self._attempts[pid] = _Attempt(claim, folder, slot, pid, started=now, heard=now)
+        self._made += 1
+        self._progress.started(claim.trial, slot.name)
+
+    def _listen(self) -> None:
+        """Read what the workers recorded, and put it into the store about twice a second."""
+        for attempt in self._attempts.values():
+            records, attempt.offset = attempt.folder.records(attempt.offset)
+            for record in records:
+                attempt.heard = time.monotonic()
+                attempt.unsaved.append(record)
+                self._progress.recorded(attempt.claim.trial, record)
+            if not attempt.offset:
+                for line in attempt.folder.log_tail(1, size=4096):
+                    self._progress.logged(attempt.claim.trial, line)
+        if time.monotonic() >= self._next_flush:
+            self._flush()
+            self._next_flush = time.monotonic() + FLUSH_S
+
+    def _flush(self) -> None:
+        batch = [(attempt.claim, attempt.unsaved) for attempt in self._attempts.values() if attempt.unsaved]
+        if not batch:
+            return
+        fenced = claims.add_measurements(self._store, batch)
+        for attempt in self._attempts.values():
+            attempt.unsaved = []
+            if attempt.claim in fenced:
+                self._fence(attempt)
+
+    def _watch_limits(self) -> None:
+        limits = self._plan.study.resources
+        now = time.monotonic()
+        for attempt in self._attempts.values():
+            if attempt.kill_at is not None and now >= attempt.kill_at:
+                self._workers.signal(attempt.pid, signal.SIGKILL)
+            elif attempt.ended_by:
+                continue
+            elif limits.timeout and now - attempt.started > limits.timeout:
+                self._end(attempt, "timeout")
+            elif limits.stall_timeout and now - attempt.heard > limits.stall_timeout:
+                self._end(attempt, "stalled")
+
+    def _end(self, attempt: _Attempt, outcome: str) -> None:
+        attempt.ended_by = outcome
+        attempt.kill_at = time.monotonic() + self._options.grace_s
+        self._workers.signal(attempt.pid, signal.SIGTERM)
+
+    def _fence(self, attempt: _Attempt) -> None:
+        attempt.fenced = True
+        attempt.ended_by = "fenced"
+        self._workers.signal(attempt.pid, signal.SIGKILL)
+
+    # --- the end of an attempt
+
+    def _ended(self, end: Exit) -> None:
+        attempt = self._attempts.pop(end.pid, None)
+        if attempt is None:
+            return
+        records, attempt.offset = attempt.folder.records(attempt.offset)
+        attempt.unsaved += records
+        result = attempt.folder.result()
+        ending = self._ending(attempt, end, result)
+        metrics = result.metrics if result else {}
+        try:
+            if attempt.fenced:
+                raise Fenced
+            if attempt.unsaved and attempt.claim in claims.add_measurements(
+                self._store, [(attempt.claim, attempt.unsaved)]
+            ):
+                raise Fenced
+            claims.finish(self._store, attempt.claim, ending, metrics)
+        except Fenced:
+            claims.fence(self._store, attempt.claim)
+            ending = replace(ending, outcome="fenced", state="waiting")
+        finally:
+            self._slots.release(attempt.slot)
+        if result is not None and result.exit_code == EXIT_ENVIRONMENT and ending.outcome == "error":
+            self._fault = Fault(result.error, hint=result.hint)
+        self._report(attempt, ending, metrics)
+
+    def _ending(self, attempt: _Attempt, end: Exit, result: Result | None) -> Ending:
+        claim = attempt.claim
+        if result is None:
+            outcome = _BY_US.get(attempt.ended_by, "killed")
+            ending = Ending(outcome, "", exit_code=end.exit_code, signal=end.signal, seconds=_since(attempt.started))
+            if outcome == "killed" and end.signal is None:
+                # it left without a word and without a signal: os._exit in the task
+                ending = replace(ending, outcome="error", error=f"ended with exit code {end.exit_code} and no result")
+        else:
+            outcome = (
+                _BY_US.get(attempt.ended_by, result.outcome) if result.outcome == "interrupted" else result.outcome
+            )
+            resumed_from = int(result.resumed_from) if result.resumed_from else None
+            ending = Ending(
+                outcome, "", error=result.error or None, exit_code=end.exit_code, signal=end.signal,
+                seconds=result.seconds, resumed_from=resumed_from,
+            )  # fmt: skip
+        if result is not None and result.exit_code == EXIT_ENVIRONMENT:
+            # not the trial's fault: it waits until the data or the machine is there
+            return replace(ending, state="waiting", errors=claim.errors, idle_deaths=claim.idle_deaths)
+        return decide(
+            ending,
+            retries=self._plan.study.resources.retries,
+            errors=claim.errors,
+            idle_deaths=claim.idle_deaths,
+            progressed=(attempt.folder.checkpoints / "manifest.json").exists(),
+        )
+
+    def _report(self, attempt: _Attempt, ending: Ending, metrics: Mapping[str, float]) -> None:
+        trial, seconds = attempt.claim.trial, ending.seconds or 0.0
+        why = printable(ending.reason or ending.error or "")
+        self._progress.ended(trial, ending.state, ending.outcome, metrics=metrics, seconds=seconds, why=why)
+        if ending.state == "failed" or ending.outcome == "error":
+            self._progress.say(f"    {attempt.folder.log_file}", attempt.folder.log_tail(FAILURE_LINES))
+
+    # --- other runners
+
+    def _others_are_at_it(self) -> bool:
+        """Tell whether other runners hold trials of this plan. We wait for them, and take over where they die."""
+        now = time.monotonic()
+        if now < self._next_look and self._elsewhere:
+            return True
+        self._next_look = now + ELSEWHERE_S
+        self._recover()
+        mine = self._mine(trials_of(self._store, self._study_id))
+        self._elsewhere = len({each.trial for each in mine if each.state == "running"})
+        self._progress.refresh_states({each.trial: (each.state, each.outcome) for each in mine})
+        waiting = any(each.state == "waiting" for each in mine)
+        self._next_look = 0.0 if waiting else self._next_look
+        return bool(self._elsewhere) or waiting
+
+    def _mine(self, trials: Sequence[StoredTrial]) -> list[StoredTrial]:
+        return [each for each in trials if self._options.arms is None or each.arm in self._options.arms]
+
+    def _recover(self) -> None:
+        """Give back to the queue what dead runners held: by the kernel's word on this host, else by the lease."""
+        for held in claims.held_trials(self._store):
+            if held.owner == self.id:
+                if not any(attempt.claim.trial == held.trial for attempt in self._attempts.values()):
+                    self._take_back(held)  # a claim whose reply was lost: nobody works on it
+            elif self._is_dead(held):
+                self._take_back(held)
+
+    def _is_dead(self, held: Held) -> bool:
+        if held.lease_until < time.time():
+            # frozen and late, or on another host: its lock says nothing, its lease is over
+            return not (held.boot_id == boot_id() and self._lock_is_held(held))
+        if held.boot_id == boot_id():
+            return is_free(Path(held.lock_file))
+        return is_sqlite(self._store.engine.url) and held.host == socket.gethostname()  # before a reboot of this host
+
+    def _lock_is_held(self, held: Held) -> bool:
+        """A runner that is alive and late (a suspended laptop) keeps its trials for one more lease."""
+        lock = Path(held.lock_file)
+        return lock.exists() and not is_free(lock) and time.time() < held.lease_until + self._options.lease_s
+
+    def _take_back(self, held: Held) -> None:
+        folder = AttemptFolder(self._store.folder / held.folder)
+        ending = decide(
+            Ending("lost", ""),
+            retries=0,
+            errors=held.errors,
+            idle_deaths=held.idle_deaths,
+            progressed=(folder.checkpoints / "manifest.json").exists(),
+        )
+        if claims.take_back(self._store, held, ending):
+            self._next_look = 0.0
+
+    # --- start and stop
+
+    def _register(self) -> FileLock:
+        folder = self._store.folder / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock.try_take(folder / f"{self.id}.lock")
+        assert lock is not None, "a random name is nobody else's"
+        facts = {
+            "host": socket.gethostname(),
+            "boot_id": boot_id(),
+            "lock_file": str(lock.path),
+            "command": shlex.join(sys.argv),
+        }
+        claims.register_runner(self._store, runner_id=self.id, study_id=self._study_id, facts=facts)
+        return lock
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _stop(self) -> None:
+        """Let the workers write a checkpoint and end; at a second signal, or after the grace, end them."""
+        if self._attempts:
+            self._progress.say("stopping: the running trials are asked to end; a second Ctrl-C ends them at once")
+        for attempt in self._attempts.values():
+            self._end(attempt, "stop")
+        while self._attempts:
+            if len(self._signals) > 1:
+                for attempt in self._attempts.values():
+                    attempt.kill_at = 0.0
+            self._watch_limits()
+            for end in self._workers.wait(POLL_S):
+                self._ended(end)
+
+
+# how an attempt is called that we ended ourselves, by why we did
+_BY_US = {"timeout": "timeout", "stalled": "stalled", "stop": "interrupted"}
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _since(started: float) -> float:
+    return time.monotonic() - started

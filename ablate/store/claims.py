@@ -1,0 +1,333 @@
+"""Who works on what: claims, leases and fencing.
+
+A trial is claimed in one transaction. Each claim raises the trial's ``claim``; every later write names the claim it was
+made under, and changes nothing where that is no longer the trial's (``Fenced``). A lease says how long a claim holds
+without renewal; on one host the kernel's lock on the runner's file tells earlier that a runner is dead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ablate.store.facts import stored_number
+from ablate.store.store import Store, is_sqlite
+from ablate.store.tables import arm, attempt, measurement, replicate, runner, trial
+
+LEASE_S = 60.0
+
+
+class Fenced(Exception):
+    """The trial was taken over under a newer claim: this attempt may write nothing more."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that is ours for now."""
+
+    trial: int
+    number: int
+    fingerprint: str
+    task: str
+    settings_json: str
+    seed: int
+    errors: int
+    idle_deaths: int
+    earlier: tuple[str, ...]  # folders of earlier attempts, newest first
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended, and what becomes of its trial: ``state`` is ``done``, ``waiting`` or ``failed``."""
+
+    outcome: str
+    state: str
+    reason: str | None = None
+    error: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    seconds: float | None = None
+    resumed_from: int | None = None
+    errors: int = 0
+    idle_deaths: int = 0
+
+
+@dataclass(frozen=True)
+class Held:
+    """A running trial with its owner, for those who look whether the owner still lives."""
+
+    trial: int
+    claim: int
+    owner: str
+    host: str
+    boot_id: str
+    lock_file: str
+    lease_until: float
+    folder: str
+    errors: int
+    idle_deaths: int
+
+
+def register_runner(store: Store, *, runner_id: str, study_id: int | None, facts: Mapping[str, str]) -> None:
+    """Write a runner's row. ``facts``: host, boot_id, lock_file, command."""
+    now = time.time()
+    row = {"id": runner_id, "study": study_id, "started": now, "heartbeat": now, **facts}
+    store.write(lambda connection: connection.execute(insert(runner).values(row)))
+
+
+def end_runner(store: Store, runner_id: str) -> None:
+    query = update(runner).where(runner.c.id == runner_id).values(ended=time.time())
+    store.write(lambda connection: connection.execute(query))
+
+
+def claim_trial(
+    store: Store,
+    *,
+    runner_id: str,
+    study_id: int,
+    arms: Sequence[str] | None,
+    slot: str,
+    attempt_values: Mapping[str, Any],
+    lease_s: float = LEASE_S,
+) -> Claim | None:
+    """Claim the first waiting trial of a study version in plan order and open its attempt; None where none waits."""
+    waiting = (
+        select(trial.c.id)
+        .join_from(replicate, trial, trial.c.id == replicate.c.trial)
+        .join(arm, arm.c.id == replicate.c.arm)
+        .where(arm.c.study == study_id, trial.c.state == "waiting")
+        .order_by(replicate.c.position)
+        .limit(1)
+    )
+    if arms is not None:
+        waiting = waiting.where(arm.c.name.in_(arms))
+    if not is_sqlite(store.engine.url):
+        waiting = waiting.with_for_update(skip_locked=True, of=trial)
+
+    def work(connection: Connection) -> Claim | None:
+        now = time.time()
+        query = (
+            update(trial)
+            .where(trial.c.id == waiting.scalar_subquery(), trial.c.state == "waiting")
+            .values(state="running", claim=trial.c.claim + 1, owner=runner_id, lease_until=now + lease_s, reason=None)
+            .returning(trial)
+        )
+        row = connection.execute(query).first()
+        if row is None:
+            return None
+        earlier = _folders(connection, row.id)
+        values = {"trial": row.id, "claim": row.claim, "runner": runner_id, "slot": slot, "started": now}
+        values["folder"] = attempt_folder(row.fingerprint, row.claim)
+        connection.execute(insert(attempt).values(**values, **attempt_values))
+        return Claim(
+            row.id,
+            row.claim,
+            row.fingerprint,
+            row.task,
+            row.settings_json,
+            row.seed,
+            row.errors,
+            row.idle_deaths,
+            earlier,
+        )
+
+    return store.write(work)
+
+
+def attempt_folder(fingerprint: str, claim: int) -> str:
+    """Return an attempt's folder, relative to the store's: named by content and claim, so that no two share one."""
+    return f"trials/{fingerprint[:16]}/{claim}"
+
+
+def renew(store: Store, runner_id: str, *, lease_s: float = LEASE_S) -> None:
+    """Extend the leases of all that a runner holds, and its heartbeat."""
+
+    def work(connection: Connection) -> None:
+        now = time.time()
+        held = (trial.c.owner == runner_id) & (trial.c.state == "running")
+        connection.execute(update(trial).where(held).values(lease_until=now + lease_s))
+        connection.execute(update(runner).where(runner.c.id == runner_id).values(heartbeat=now))
+
+    store.write(work)
+
+
+def add_measurements(store: Store, batch: Iterable[tuple[Claim, Sequence[Mapping[str, Any]]]]) -> list[Claim]:
+    """Write the epochs recorded under each claim; a value recorded again replaces the former one.
+
+    ``Mapping``: epoch, values. Returns the claims that were fenced: nothing was written for those.
+    """
+    batch = list(batch)
+
+    def work(connection: Connection) -> list[Claim]:
+        fenced = []
+        for claim, records in batch:
+            if _holds(connection, claim.trial, claim.number):
+                _upsert(connection, claim, records)
+            else:
+                fenced.append(claim)
+        return fenced
+
+    return store.write(work)
+
+
+def finish(store: Store, claim: Claim, ending: Ending, metrics: Mapping[str, float] | None = None) -> None:
+    """Close an attempt and give its trial the next state, in one transaction. Raises Fenced and writes nothing more.
+
+    A result replaces whatever earlier attempts measured. Doing it twice is the same as doing it once.
+    """
+
+    def work(connection: Connection) -> None:
+        done = ending.state == "done"
+        query = (
+            update(trial)
+            .where(trial.c.id == claim.trial, trial.c.claim == claim.number, trial.c.state == "running")
+            .values(
+                state=ending.state,
+                reason=ending.reason,
+                owner=None,
+                lease_until=None,
+                result_claim=claim.number if done else None,
+                errors=ending.errors,
+                idle_deaths=ending.idle_deaths,
+            )
+            .returning(trial.c.id)
+        )
+        if connection.execute(query).first() is None:
+            raise Fenced
+        _close(connection, claim.trial, claim.number, ending)
+        if done:
+            others = (measurement.c.trial == claim.trial) & (measurement.c.claim != claim.number)
+            connection.execute(delete(measurement).where(others | _final_of(claim.trial)))
+            rows = [
+                {"trial": claim.trial, "claim": claim.number, "metric": name, "epoch": None, **stored_number(value)}
+                for name, value in (metrics or {}).items()
+            ]
+            if rows:
+                connection.execute(insert(measurement), rows)
+
+    store.write(work)
+
+
+def fence(store: Store, claim: Claim) -> None:
+    """Close the attempt of a claim that was taken over, where the one who took it has not done so."""
+    ending = Ending("fenced", "waiting")
+    store.write(lambda connection: _close(connection, claim.trial, claim.number, ending))
+
+
+def held_trials(store: Store) -> list[Held]:
+    """Return all running trials with their owners."""
+    query = (
+        select(
+            trial.c.id.label("trial"),
+            trial.c.claim,
+            trial.c.owner,
+            runner.c.host,
+            runner.c.boot_id,
+            runner.c.lock_file,
+            trial.c.lease_until,
+            attempt.c.folder,
+            trial.c.errors,
+            trial.c.idle_deaths,
+        )
+        .join_from(trial, runner, runner.c.id == trial.c.owner)
+        .join(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == trial.c.claim))
+        .where(trial.c.state == "running")
+    )
+    return store.read(lambda connection: [Held(**row._mapping) for row in connection.execute(query)])
+
+
+def take_back(store: Store, held: Held, ending: Ending) -> bool:
+    """Release a trial whose owner is dead or late. False where another was first, or the owner renewed after all."""
+
+    def work(connection: Connection) -> bool:
+        still = (trial.c.id == held.trial) & (trial.c.claim == held.claim) & (trial.c.owner == held.owner)
+        query = (
+            update(trial)
+            .where(still, trial.c.state == "running", trial.c.lease_until <= held.lease_until)
+            .values(
+                state=ending.state,
+                reason=ending.reason,
+                owner=None,
+                lease_until=None,
+                errors=ending.errors,
+                idle_deaths=ending.idle_deaths,
+            )
+            .returning(trial.c.id)
+        )
+        if connection.execute(query).first() is None:
+            return False
+        _close(connection, held.trial, held.claim, ending)
+        return True
+
+    return store.write(work)
+
+
+def reopen(store: Store, study_id: int, *, states: Sequence[str], arms: Sequence[str] | None = None) -> int:
+    """Make trials of a study version wait again (``failed`` for a retry, ``done`` to train afresh); return how many."""
+    chosen = select(replicate.c.trial).join(arm, arm.c.id == replicate.c.arm).where(arm.c.study == study_id)
+    if arms is not None:
+        chosen = chosen.where(arm.c.name.in_(arms))
+    query = (
+        update(trial)
+        .where(trial.c.id.in_(chosen), trial.c.state.in_(states))
+        .values(state="waiting", reason=None, result_claim=None, errors=0, idle_deaths=0)
+    )
+    return store.write(lambda connection: connection.execute(query).rowcount)
+
+
+def _holds(connection: Connection, trial_id: int, number: int) -> bool:
+    query = select(trial.c.id).where(trial.c.id == trial_id, trial.c.claim == number, trial.c.state == "running")
+    if connection.dialect.name == "postgresql":
+        query = query.with_for_update()  # or a taker could slip in before our write
+    return connection.execute(query).first() is not None
+
+
+def _upsert(connection: Connection, claim: Claim, records: Sequence[Mapping[str, Any]]) -> None:
+    latest = {
+        (name, record["epoch"]): value for record in records for name, value in record["values"].items()
+    }  # one statement must not touch a row twice
+    rows = [
+        {"trial": claim.trial, "claim": claim.number, "metric": name, "epoch": epoch, **stored_number(float(value))}
+        for (name, epoch), value in latest.items()
+    ]
+    if not rows:
+        return
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(measurement)
+    statement = statement.on_conflict_do_update(
+        index_elements=["trial", "metric", "epoch"],
+        index_where=measurement.c.epoch.is_not(None),
+        set_={"claim": statement.excluded.claim, "value": statement.excluded.value, "kind": statement.excluded.kind},
+    )
+    connection.execute(statement, rows)
+
+
+def _close(connection: Connection, trial_id: int, number: int, ending: Ending) -> None:
+    query = (
+        update(attempt)
+        .where(attempt.c.trial == trial_id, attempt.c.claim == number, attempt.c.ended.is_(None))
+        .values(
+            ended=time.time(),
+            outcome=ending.outcome,
+            error=ending.error,
+            exit_code=ending.exit_code,
+            signal=ending.signal,
+            seconds=ending.seconds,
+            resumed_from=ending.resumed_from,
+        )
+    )
+    connection.execute(query)
+
+
+def _final_of(trial_id: int) -> Any:
+    return (measurement.c.trial == trial_id) & measurement.c.epoch.is_(None)
+
+
+def _folders(connection: Connection, trial_id: int) -> tuple[str, ...]:
+    query = select(attempt.c.folder).where(attempt.c.trial == trial_id).order_by(attempt.c.claim.desc())
+    return tuple(connection.execute(query).scalars())

@@ -1,0 +1,303 @@
+"""Studies, plans and results as rows: what is declared goes in, what was found comes out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from ablate.errors import StoreError
+from ablate.plan.trials import Plan
+from ablate.store.store import Store
+from ablate.store.tables import arm, attempt, measurement, plan, replicate, runner, study, trial
+from ablate.study.settings import canonical
+from ablate.study.words import did_you_mean
+
+_CHUNK = 500  # rows per statement: SQLite allows 32,766 parameters, older ones 999
+
+
+@dataclass(frozen=True)
+class StoredStudy:
+    """One version of a study as it was recorded."""
+
+    id: int
+    name: str
+    profile: str
+    version: int
+    spec: dict[str, Any]
+    plan: dict[str, Any]
+    file: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}@{self.profile}" if self.profile else self.name
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """A replicate of a study version with the state of its trial and of the attempt that counts, if there is one.
+
+    ``outcome`` is that of the attempt whose result stands, else of the last one; ``seconds`` likewise.
+    """
+
+    arm: str
+    seed: int
+    trial: int
+    fingerprint: str
+    state: str
+    reason: str | None
+    attempts: int
+    outcome: str | None
+    seconds: float | None
+    error: str | None
+    folder: str | None
+    code_sha256: str | None
+
+
+def record_plan(store: Store, made: Plan) -> int:
+    """Write a study version with its plan, arms, replicates and trials, and return its id. Twice is the same as once.
+
+    Trials that are in the store already, by this or another study, keep their state and results.
+    """
+    spec = canonical(made.study.spec())
+    frozen = canonical(made.frozen())
+
+    def work(connection: Connection) -> int:
+        study_id = _study_id(connection, made, spec)
+        if connection.execute(select(plan.c.study).where(plan.c.study == study_id)).first() is None:
+            row = {"study": study_id, "plan_json": frozen, "sha256": _sha256(frozen), "written": time.time()}
+            connection.execute(insert(plan).values(row))
+            _write_arms(connection, study_id, made)
+        _write_replicates(connection, study_id, made)
+        return study_id
+
+    return store.write(work)
+
+
+def find_study(store: Store, title: str | None = None) -> StoredStudy:
+    """Return the version last run of a study named like ``basenet`` or ``basenet@quick``; without a name, of any.
+
+    Raises StoreError where there is none.
+    """
+
+    def work(connection: Connection) -> StoredStudy:
+        last = select(runner.c.study, func.max(runner.c.started).label("at")).group_by(runner.c.study).subquery()
+        query = select(study, plan.c.plan_json).join(plan).outerjoin(last, last.c.study == study.c.id)
+        if title is not None:
+            name, _, profile = title.partition("@")
+            query = query.where(study.c.name == name, study.c.profile == profile)
+        row = connection.execute(query.order_by(func.coalesce(last.c.at, 0).desc(), study.c.id.desc())).first()
+        if row is None:
+            raise _no_study(connection, title, store.name)
+        return StoredStudy(
+            row.id, row.name, row.profile, row.version, json.loads(row.spec_json), json.loads(row.plan_json), row.file
+        )
+
+    return store.read(work)
+
+
+def trials_of(store: Store, study_id: int) -> list[StoredTrial]:
+    """Return the replicates of a study version in plan order."""
+    standing = func.coalesce(trial.c.result_claim, trial.c.claim)
+    query = (
+        select(
+            arm.c.name.label("arm"),
+            replicate.c.seed,
+            trial.c.id.label("trial"),
+            trial.c.fingerprint,
+            trial.c.state,
+            trial.c.reason,
+            trial.c.claim.label("attempts"),
+            attempt.c.outcome,
+            attempt.c.seconds,
+            attempt.c.error,
+            attempt.c.folder,
+            attempt.c.code_sha256,
+        )
+        .join_from(replicate, arm, arm.c.id == replicate.c.arm)
+        .join(trial, trial.c.id == replicate.c.trial)
+        .outerjoin(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == standing))
+        .where(arm.c.study == study_id)
+        .order_by(replicate.c.position)
+    )
+    return store.read(lambda connection: [StoredTrial(**row._mapping) for row in connection.execute(query)])
+
+
+def measurements_of(store: Store, study_id: int, *, final: bool) -> list[Row[Any]]:
+    """Return (arm, seed, metric, epoch, value) of finished trials: what was returned at the end, or every epoch.
+
+    ``value`` is a float, NaN and infinities included.
+    """
+    query = (
+        select(
+            arm.c.name.label("arm"),
+            replicate.c.seed,
+            measurement.c.metric,
+            measurement.c.epoch,
+            measurement.c.value,
+            measurement.c.kind,
+        )
+        .join_from(replicate, arm, arm.c.id == replicate.c.arm)
+        .join(trial, trial.c.id == replicate.c.trial)
+        .join(measurement, (measurement.c.trial == trial.c.id) & (measurement.c.claim == trial.c.result_claim))
+        .where(arm.c.study == study_id, trial.c.state == "done")
+        .where(measurement.c.epoch.is_(None) if final else measurement.c.epoch.is_not(None))
+        .order_by(replicate.c.position, measurement.c.epoch, measurement.c.id)
+    )
+    return store.read(lambda connection: list(connection.execute(query)))
+
+
+def known_seconds(store: Store, fingerprints: Sequence[str]) -> dict[str, float]:
+    """Return the wall seconds of the finished trials among ``fingerprints``, by fingerprint."""
+
+    def work(connection: Connection) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for start in range(0, len(fingerprints), _CHUNK):
+            query = (
+                select(trial.c.fingerprint, attempt.c.seconds)
+                .join(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == trial.c.result_claim))
+                .where(trial.c.fingerprint.in_(fingerprints[start : start + _CHUNK]), attempt.c.seconds.is_not(None))
+            )
+            found.update({row.fingerprint: row.seconds for row in connection.execute(query)})
+        return found
+
+    return store.read(work)
+
+
+def states_of(store: Store, fingerprints: Sequence[str]) -> dict[str, str]:
+    """Return the state of those trials that the store knows, by fingerprint."""
+
+    def work(connection: Connection) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for start in range(0, len(fingerprints), _CHUNK):
+            query = select(trial.c.fingerprint, trial.c.state)
+            query = query.where(trial.c.fingerprint.in_(fingerprints[start : start + _CHUNK]))
+            found.update({row.fingerprint: row.state for row in connection.execute(query)})
+        return found
+
+    return store.read(work)
+
+
+def stored_number(value: float) -> dict[str, Any]:
+    """Return the columns ``value`` and ``kind`` for a number that may not be finite."""
+    if math.isfinite(value):
+        return {"value": value, "kind": "num"}
+    return {"value": None, "kind": "nan" if math.isnan(value) else "+inf" if value > 0 else "-inf"}
+
+
+def read_number(value: float | None, kind: str) -> float:
+    """Return the number that ``stored_number`` kept."""
+    return value if value is not None else float(kind)
+
+
+def _study_id(connection: Connection, made: Plan, spec: str) -> int:
+    same = (study.c.name == made.study.name) & (study.c.profile == made.study.profile)
+    found = connection.execute(select(study.c.id).where(same, study.c.spec_sha256 == _sha256(spec))).scalar()
+    if found is not None:
+        connection.execute(update(study).where(study.c.id == found).values(file=made.study.file))
+        return int(found)
+    version = connection.execute(select(func.coalesce(func.max(study.c.version), 0) + 1).where(same)).scalar_one()
+    row = {
+        "name": made.study.name,
+        "profile": made.study.profile,
+        "version": version,
+        "spec_json": spec,
+        "spec_sha256": _sha256(spec),
+        "file": made.study.file,
+        "created": time.time(),
+    }
+    return int(connection.execute(insert(study).values(row).returning(study.c.id)).scalar_one())
+
+
+def _write_arms(connection: Connection, study_id: int, made: Plan) -> None:
+    rows = [
+        {
+            "study": study_id,
+            "position": position,
+            "name": each.name,
+            "title": each.title,
+            "parent": made.parent(each.name),
+            "settings_json": canonical(each.settings),
+        }
+        for position, each in enumerate(made.arms)
+    ]
+    connection.execute(insert(arm), rows)
+
+
+def _write_replicates(connection: Connection, study_id: int, made: Plan) -> None:
+    """Write the replicates that are missing: all at first, those of other arms after a run with ``--only``."""
+    trial_ids = _trial_ids(connection, made)
+    query = select(arm.c.id, arm.c.name).where(arm.c.study == study_id).order_by(arm.c.position)
+    arm_ids = {row.name: row.id for row in connection.execute(query)}
+    query_known = select(replicate.c.arm, replicate.c.role, replicate.c.seed).where(
+        replicate.c.arm.in_(arm_ids.values())
+    )
+    known = {tuple(row) for row in connection.execute(query_known)}
+    order = {name: position for position, name in enumerate(arm_ids)}
+    seeds = {seed: position for position, seed in enumerate(made.study.seeds)}
+    rows = [
+        {
+            "arm": arm_ids[each.arm],
+            "role": each.role,
+            "seed": each.seed,
+            "trial": trial_ids[each.trial.fingerprint],
+            "position": seeds[each.seed] * len(arm_ids) + order[each.arm],
+        }
+        for each in made.replicates
+        if (arm_ids[each.arm], each.role, each.seed) not in known
+    ]
+    if rows:
+        connection.execute(insert(replicate), rows)
+
+
+def _trial_ids(connection: Connection, made: Plan) -> dict[str, int]:
+    """Return the ids of the plan's trials by fingerprint, making those that are not there."""
+    trials = made.trials()
+    ids = _ids(connection, list(trials))
+    common = {
+        "task": made.study.task,
+        "execution_json": canonical(made.study.execution.model_dump(mode="json")),
+        "resources_json": canonical(made.study.resources.model_dump(mode="json")),
+        "source": "trained",
+        "state": "waiting",
+        "claim": 0,
+        "errors": 0,
+        "idle_deaths": 0,
+    }
+    rows: list[Mapping[str, Any]] = [
+        {"fingerprint": each.fingerprint, "settings_json": canonical(each.settings), "seed": each.seed, **common}
+        for each in trials.values()
+        if each.fingerprint not in ids
+    ]
+    if rows:
+        connection.execute(insert(trial), rows)
+        ids = _ids(connection, list(trials))
+    return ids
+
+
+def _ids(connection: Connection, fingerprints: Sequence[str]) -> dict[str, int]:
+    ids: dict[str, int] = {}
+    for start in range(0, len(fingerprints), _CHUNK):
+        query = select(trial.c.fingerprint, trial.c.id).where(
+            trial.c.fingerprint.in_(fingerprints[start : start + _CHUNK])
+        )
+        ids.update({row.fingerprint: row.id for row in connection.execute(query)})
+    return ids
+
+
+def _no_study(connection: Connection, title: str | None, store: str) -> StoreError:
+    rows = connection.execute(select(study.c.name, study.c.profile).distinct())
+    titles = sorted(f"{row.name}@{row.profile}" if row.profile else row.name for row in rows)
+    if title is None or not titles:
+        return StoreError("no study was run yet", where=store, hint="`ablate run STUDY` runs one")
+    return StoreError(f"the store has no study `{title}`", where=store, hint=did_you_mean(title, titles))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

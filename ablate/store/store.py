@@ -1,0 +1,207 @@
+"""``Store``: one database, opened safely. Every transaction is retried as a whole while others hold the lock."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, select
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+
+from ablate.errors import AblateError, StoreError
+from ablate.store.tables import SCHEMA_VERSION, meta, metadata
+
+T = TypeVar("T")
+
+RETRY_DEADLINE_S = 60.0
+BUSY_TIMEOUT_MS = 5_000
+# WAL can lose a commit in every SQLite from 3.7.0 to 3.51.2 (sqlite.org/wal.html#walresetbug)
+WAL_FIXED = (3, 51, 3)
+
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_PG_RETRIED = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
+
+
+class Store:
+    """A store of one project. ``folder`` holds the attempt folders and the locks of its runners."""
+
+    def __init__(self, engine: Engine, folder: Path, *, retry_deadline_s: float = RETRY_DEADLINE_S) -> None:
+        self.engine = engine
+        self.folder = folder
+        self.retry_deadline_s = retry_deadline_s
+
+    @property
+    def name(self) -> str:
+        """The store as messages name it: never with a password."""
+        url = self.engine.url
+        return str(url.database) if is_sqlite(url) else url.set(query={}).render_as_string(hide_password=True)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in one write transaction and return its value.
+
+        ``work`` must touch only the database: it runs again from the start when another process holds the lock.
+        Raises StoreError after the retry deadline, or where the database is damaged or full.
+        """
+        return self._transaction(work, write=True)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in one read transaction, so that it sees one moment of the store."""
+        return self._transaction(work, write=False)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def _transaction(self, work: Callable[[Connection], T], *, write: bool) -> T:
+        deadline = time.monotonic() + self.retry_deadline_s
+        pause = 0.002
+        while True:
+            try:
+                with self.engine.connect().execution_options(ablate_write=write) as connection, connection.begin():
+                    return work(connection)
+            except SQLAlchemyError as error:
+                if not is_retried(error) or time.monotonic() > deadline:
+                    raise self._store_error(error) from error
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(pause * 2, 0.16)
+
+    def _store_error(self, error: SQLAlchemyError) -> Exception:
+        if isinstance(error, DBAPIError) and not isinstance(error.orig, AssertionError):
+            text = str(error.orig).strip().splitlines()[0]
+            return StoreError(f"the store can't be used: {text}", where=self.name, hint=_hint(text))
+        return error
+
+
+def open_store(
+    location: str | Path, *, folder: Path | None = None, create: bool = False, read_only: bool = False
+) -> Store:
+    """Open a store by path or database URL. ``folder`` is where attempt folders go; default: beside the SQLite file.
+
+    Raises StoreError where there is none (unless ``create``), where it is damaged, or of another version.
+    """
+    url = _url(location)
+    if is_sqlite(url):
+        path = Path(str(url.database))
+        folder = folder or path.parent
+        if not path.exists() and not create:
+            raise StoreError("there is no store yet", where=str(path), hint="`ablate run STUDY` makes one")
+        if create:
+            _make_folder(path.parent)
+    store = Store(_engine(url, read_only=read_only), folder or Path("runs"))
+    if create:
+        store.write(_create)
+    version = store.read(_schema_version)
+    if version is None:
+        raise StoreError("this database is no store of ablate", where=store.name)
+    if version > SCHEMA_VERSION:
+        hint = "upgrade ablate to use it"
+        raise StoreError(
+            f"a newer ablate wrote this store (schema {version}; this is {SCHEMA_VERSION})", where=store.name, hint=hint
+        )
+    return store
+
+
+def is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def is_retried(error: SQLAlchemyError) -> bool:
+    """Tell whether an error only says that somebody else was first, so that the transaction may be run again."""
+    if not isinstance(error, DBAPIError):
+        return False
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return (code & 0xFF) in _BUSY
+    state = getattr(error.orig, "sqlstate", None)
+    return (
+        error.connection_invalidated or state in _PG_RETRIED or (isinstance(error, OperationalError) and state is None)
+    )
+
+
+def _url(location: str | Path) -> URL:
+    if "://" not in str(location):
+        return URL.create("sqlite", database=str(Path(location).absolute()))
+    try:
+        url = make_url(str(location))
+        backend = url.get_backend_name()
+    except ArgumentError:
+        raise AblateError(
+            "this is no database URL or path", where="--store", hint="for example runs/ablate.db"
+        ) from None
+    if backend not in ("sqlite", "postgresql"):
+        raise AblateError(f"a store is SQLite or PostgreSQL, not {backend}", where="--store")
+    if backend == "sqlite" and not url.database:
+        raise AblateError("an SQLite store needs a file", where="--store", hint="for example runs/ablate.db")
+    return url.set(database=str(Path(str(url.database)).absolute())) if backend == "sqlite" else url
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"the folder can't be made: {error.strerror}", where=str(folder)) from None
+    if not os.access(folder, os.W_OK):
+        raise StoreError("the folder is not writable", where=str(folder))
+
+
+def _engine(url: URL, *, read_only: bool) -> Engine:
+    try:
+        engine = create_engine(url, hide_parameters=True, pool_pre_ping=not is_sqlite(url))
+    except ModuleNotFoundError as error:
+        hint = "pip install 'psycopg[binary]' and write postgresql+psycopg://…"
+        raise StoreError(f"the database driver is not installed ({error.name})", where="--store", hint=hint) from None
+    if not is_sqlite(url):
+        return engine
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _: Any) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN comes late, and not at all for SELECT and DDL
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")  # first: even a PRAGMA can meet a lock
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA synchronous=FULL")
+        if read_only:
+            connection.execute("PRAGMA query_only=ON")
+        else:
+            connection.execute(f"PRAGMA journal_mode={journal_mode()}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # a deferred transaction that reads and then writes fails at once, whatever the timeout
+        write = connection.get_execution_options().get("ablate_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def journal_mode() -> str:
+    """Return WAL where the linked SQLite has the reset fault mended, else a rollback journal."""
+    return "WAL" if sqlite3.sqlite_version_info >= WAL_FIXED else "TRUNCATE"
+
+
+def _create(connection: Connection) -> None:
+    if _schema_version(connection) is None:
+        metadata.create_all(connection)
+        connection.execute(meta.insert().values(key="schema", value=str(SCHEMA_VERSION)))
+
+
+def _schema_version(connection: Connection) -> int | None:
+    if not inspect(connection).has_table("meta"):
+        return None
+    value = connection.execute(select(meta.c.value).where(meta.c.key == "schema")).scalar()
+    return int(value) if value is not None else None
+
+
+def _hint(text: str) -> str:
+    if "locked" in text:
+        return "another program holds it; close that one and run the same command again"
+    if "full" in text or "disk" in text:
+        return "free some space and run the same command again: what was committed is safe"
+    if "not a database" in text or "malformed" in text:
+        return "the file is damaged or is something else; ablate leaves it as it is"
+    return ""

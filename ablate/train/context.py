@@ -1,0 +1,129 @@
+"""``Context``: all that a task sees of ablate."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ablate.train import checkpoint
+from ablate.train.folder import AttemptFolder, encode_number
+from ablate.train.seeding import stream_seed
+
+
+class Diverged(Exception):
+    """Raise it where training has left the numbers: a result of the trial, not a failure of it."""
+
+
+class Interrupted(Exception):
+    """The runner asked the worker to stop. The last checkpoint is where the trial goes on."""
+
+
+class Context:
+    """What a task may use besides its settings.
+
+    A task can be called in a notebook with ``Context(seed=1)``: it then runs on the CPU in a temporary folder.
+
+    seed      the replicate's seed; prefer ``generator`` to using it directly
+    device    the device to train on
+    dtype     the arithmetic of the forward pass, from the study's ``execution``
+    folder    the attempt's folder; see ``artifact``
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        folder: str | Path | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        earlier: Sequence[str] = (),
+        fingerprint: str = "",
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.seed = seed
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.folder = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="ablate-"))
+        self.resumed_from = ""
+        self._files = AttemptFolder(self.folder)
+        self._earlier = earlier
+        self._fingerprint = fingerprint
+        self._stop_requested = stop_requested
+        self._records: list[dict[str, Any]] = []
+
+    def record(self, *, epoch: int, epochs: int | None = None, **values: float) -> None:
+        """Record numbers of one epoch (counted from 1). ``epochs``, if given, tells the live view how many there are.
+
+        The same epoch may be recorded again: the later value holds. NaN and infinities are kept as they are.
+        """
+        for name, value in values.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"record({name}={value!r}): a metric is a plain number; use .item() on a tensor")
+        line: dict[str, Any] = {"epoch": int(epoch), "time": time.time()}
+        if epochs is not None:
+            line["epochs"] = int(epochs)
+        line["values"] = {name: encode_number(value) for name, value in values.items()}
+        self._records.append(line)
+        self._files.append_record(line)
+
+    def generator(self, role: str, epoch: int = 0) -> torch.Generator:
+        """Return a fresh CPU generator for one role (``init``, ``order``, ``augment``, ``noise``, or your own word)."""
+        return torch.Generator().manual_seed(stream_seed(self.seed, role, epoch))
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Keep ``state`` (tensors, numbers, strings, lists and dicts of them) durably; the records go with it."""
+        checkpoint.save(self._files.checkpoints, state, self._records, fingerprint=self._fingerprint)
+
+    def resume(self) -> dict[str, Any] | None:
+        """Return the state of the last sound checkpoint of this trial's earlier attempts, or None to start afresh.
+
+        What was recorded up to that checkpoint is recorded again here, so that each folder is complete in itself.
+        """
+        for folder in self._earlier:
+            saved = checkpoint.load(AttemptFolder(folder).checkpoints, fingerprint=self._fingerprint)
+            if saved is None:
+                continue
+            self.resumed_from = Path(folder).name
+            self._records = list(saved["records"])
+            for line in self._records:
+                self._files.append_record(line)
+            state: dict[str, Any] = saved["state"]
+            return state
+        return None
+
+    def scores(self, ids: Sequence[int], values: Sequence[float]) -> None:
+        """Keep one score per test example (``scores.npz``: ids int64 [N], values float64 [N]) for later analysis."""
+        if len(ids) != len(values):
+            raise ValueError(f"scores: {len(ids)} ids but {len(values)} values")
+        aside = self.folder / f".scores.{os.getpid()}.npz"
+        np.savez(aside, ids=np.asarray(ids, np.int64), values=np.asarray(values, np.float64))
+        os.replace(aside, self.folder / "scores.npz")
+
+    def artifact(self, name: str, data: bytes) -> Path:
+        """Keep a file in the attempt's ``artifacts`` folder and return its path. ``name`` is a plain file name."""
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", name):
+            raise ValueError(f"artifact name {name!r}: use letters, digits, '.', '_' and '-'")
+        self._files.artifacts.mkdir(exist_ok=True)
+        aside = self._files.artifacts / f".{name}.{os.getpid()}"
+        aside.write_bytes(data)
+        path = self._files.artifacts / name
+        os.replace(aside, path)
+        return path
+
+    @property
+    def stop_requested(self) -> bool:
+        """True once the runner wants this attempt to end; return soon, or call ``raise_if_stopped``."""
+        return self._stop_requested()
+
+    def raise_if_stopped(self) -> None:
+        """Raise Interrupted if the runner wants this attempt to end. Cheap: call it between batches."""
+        if self._stop_requested():
+            raise Interrupted

@@ -1,0 +1,184 @@
+"""Image data sets, resident on the device as uint8: a training part, a validation part, and a test set kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ablate.errors import AblateError
+from ablate.train import cifar
+from ablate.train.seeding import stream_seed
+from ablate.train.settings import Settings
+
+CHUNK = 256  # images widened at once: they fit a cache, and it changes no value
+DIGITS_TEST_PER_CLASS = 36
+
+
+class DataSettings(Settings):
+    """The ``data:`` mapping of a study.
+
+    name        ``cifar10``, ``cifar100`` or ``digits`` (scikit-learn's 1,797 grey 8×8 images)
+    labels      ``fine`` (100 classes, the default) or ``coarse`` (20); only CIFAR-100 has both
+    size        resize every image once to size×size pixels, bilinear; null: as they are
+    split_seed  which images are held out for validation; the same for every replicate
+    validation  number of images held out of the training set
+    subset      number of images kept of those that are left; null: all
+    """
+
+    name: Literal["cifar10", "cifar100", "digits"]
+    labels: Literal["fine", "coarse"] | None = None
+    size: int | None = Field(default=None, ge=1, le=4096)
+    split_seed: int = Field(ge=0)
+    validation: int = Field(ge=1)
+    subset: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _labels_are_cifar100s(self) -> DataSettings:
+        if self.labels is not None and self.name != "cifar100":
+            raise ValueError(f"only cifar100 has fine and coarse labels, {self.name} has one kind; remove `labels`")
+        return self
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images uint8 [N, C, H, W] and their labels int64 [N], both on the device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> Images:
+        """Return the images at ``index`` (int64 [M]), in its order, as a copy."""
+        return Images(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """One data set, split. ``mean`` and ``std`` (float32 [C]) are those of the training part's pixels in 0…1."""
+
+    train: Images
+    validation: Images
+    classes: int
+    channels: int
+    size: int
+    mean: Tensor
+    std: Tensor
+    read_test: Callable[[], Images]
+    """Read the test set: a function, so that it is read once, when nothing is chosen any more."""
+
+
+def load(settings: Mapping[str, Any], *, device: str | torch.device = "cpu") -> ImageData:
+    """Return the data set that ``settings`` (see DataSettings) asks for, resident on ``device``.
+
+    CIFAR is looked for in ``cifar.data_folder()`` and downloaded into it where it is missing; every file that is read
+    is checked against its published SHA-256. The split is a random permutation drawn from ``split_seed``: first the
+    validation images, then the training images. Raises AblateError for wrong settings, DataError for wrong data.
+    """
+    chosen = DataSettings.read(settings, "data")
+    pool, read_test, classes = _digits() if chosen.name == "digits" else _cifar(chosen)
+    kept, held_out = split(len(pool), validation=chosen.validation, subset=chosen.subset, split_seed=chosen.split_seed)
+
+    def place(part: Images) -> Images:
+        return Images(resized(part.images, chosen.size, device), part.labels.to(device))
+
+    train = place(pool.take(kept))
+    mean, std = mean_and_std(train.images)
+    return ImageData(
+        train=train,
+        validation=place(pool.take(held_out)),
+        classes=classes,
+        channels=train.images.shape[1],
+        size=train.images.shape[2],
+        mean=mean,
+        std=std,
+        read_test=lambda: place(read_test()),
+    )
+
+
+def split(count: int, *, validation: int, subset: int | None, split_seed: int) -> tuple[Tensor, Tensor]:
+    """Return the indices (int64) of the training and of the validation images among ``count``. They share none.
+
+    A smaller ``subset`` of one split is a prefix of a larger one. Raises AblateError where there are too few images.
+    """
+    left = count - validation
+    if left < (subset or 1):
+        wanted = f"`data.validation: {validation}`" + (f" and `data.subset: {subset}`" if subset else "")
+        room = f"at most {left} remain for `data.subset`" if left > 0 else "none would be left to train on"
+        raise AblateError(
+            f"{wanted} ask for more images than the {count} of the training set", hint=f"{room}; lower one of them"
+        )
+    generator = torch.Generator().manual_seed(stream_seed(split_seed, "split"))
+    shuffled = torch.randperm(count, generator=generator)
+    return shuffled[validation:][: subset or left], shuffled[:validation]
+
+
+def mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the standard deviation (÷ N) of each channel of uint8 [N, C, H, W], scaled to 0…1.
+
+    Both are float32 [C]. The sums are whole numbers below 2⁵³, exact in float64, so that they depend neither on the
+    device nor on the order of summation.
+    """
+    total = torch.zeros(images.shape[1], dtype=torch.float64, device=images.device)
+    squares = torch.zeros_like(total)
+    for start in range(0, len(images), CHUNK):
+        wide = images[start : start + CHUNK].flatten(2).double()
+        total += wide.sum(dim=2).sum(dim=0)
+        squares += wide.square_().sum(dim=2).sum(dim=0)
+    count = images.numel() // images.shape[1]
+    mean = total / count
+    variance = squares / count - mean.square()
+    return (mean / 255).float(), (variance.sqrt() / 255).float()
+
+
+def resized(images: Tensor, size: int | None, device: str | torch.device) -> Tensor:
+    """Return uint8 [N, C, size, size] on ``device``: bilinear, antialiased where it shrinks, rounded to whole numbers.
+
+    With ``size`` None the images keep theirs.
+    """
+    if size is None or tuple(images.shape[2:]) == (size, size):
+        return images.to(device)
+    out = torch.empty((*images.shape[:2], size, size), dtype=torch.uint8, device=device)
+    for start in range(0, len(images), CHUNK):
+        wide = images[start : start + CHUNK].to(device).float()
+        wide = interpolate(wide, (size, size), mode="bilinear", align_corners=False, antialias=True)
+        out[start : start + CHUNK] = wide.round_().clamp_(0, 255)
+    return out
+
+
+def _cifar(chosen: DataSettings) -> tuple[Images, Callable[[], Images], int]:
+    source = cifar.SOURCES[chosen.name]
+    folder = cifar.data_folder()
+    cifar.provide(source, folder)
+    classes, column = 10, 0
+    if chosen.name == "cifar100":
+        classes, column = (20, 0) if chosen.labels == "coarse" else (100, 1)
+
+    def read(files: tuple[tuple[str, str], ...]) -> Images:
+        records = torch.from_numpy(cifar.read(source, files, folder))
+        images = records[:, len(source.label_keys) :].view(-1, 3, 32, 32)
+        return Images(images, records[:, column].long())
+
+    return read(source.train), lambda: read(source.test), classes
+
+
+def _digits() -> tuple[Images, Callable[[], Images], int]:
+    from sklearn.datasets import load_digits
+
+    pixels, targets = load_digits(return_X_y=True)  # values 0…16
+    images = torch.from_numpy((pixels * (255 / 16)).round().astype("uint8")).view(-1, 1, 8, 8)
+    everything = Images(images, torch.from_numpy(targets.astype("int64")))
+    is_test = torch.zeros(len(everything), dtype=torch.bool)
+    for digit in range(10):
+        # evenly spaced within each class: a fixed test set that hangs on no seed and on no random generator
+        members = (everything.labels == digit).nonzero().flatten()
+        is_test[members[torch.arange(DIGITS_TEST_PER_CLASS) * len(members) // DIGITS_TEST_PER_CLASS]] = True
+    pool, test = (everything.take(mask.nonzero().flatten()) for mask in (~is_test, is_test))
+    return pool, lambda: test, 10

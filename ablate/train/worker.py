@@ -1,0 +1,186 @@
+"""The worker: one process, one attempt at a time, from ``trial.json`` to ``result.json``. It never sees the store."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import importlib
+import math
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ablate.errors import AblateError
+from ablate.train.context import Context, Diverged, Interrupted
+from ablate.train.folder import AttemptFolder, Result, Work
+from ablate.train.seeding import stream_seed
+
+LOCK_PATIENCE_S = 30.0
+PR_SET_PDEATHSIG = 1
+
+Task = Callable[[Mapping[str, Any], Context], Mapping[str, float]]
+
+
+def run_attempt(path: str | Path) -> None:
+    """Do the work of one attempt folder and write how it ended. Never raises for what the task does."""
+    folder = AttemptFolder(path)
+    work = folder.work()
+    started = time.monotonic()
+    result, context = Result("error"), None
+    try:
+        with _held(work.locks):
+            task = _find_task(work)
+            if work.check_only:
+                result = Result("ok")
+            else:
+                context = _context(folder, work)
+                _prepare_process(work)
+                result = Result("ok", metrics=_plain(task(work.settings, context), work.metrics))
+    except BaseException as error:
+        result = _result_of(error)
+        if result.outcome not in ("interrupted", "diverged"):
+            traceback.print_exc()
+    if result.outcome == "ok" and work.metrics and not math.isfinite(result.metrics[work.metrics[0]]):
+        name = work.metrics[0]
+        result = Result("diverged", result.metrics, error=f"{name} is {result.metrics[name]} at the end")
+    seconds = time.monotonic() - started
+    resumed_from = context.resumed_from if context else ""
+    folder.write_result(
+        Result(
+            result.outcome,
+            result.metrics,
+            error=result.error,
+            hint=result.hint,
+            exit_code=result.exit_code,
+            seconds=seconds,
+            resumed_from=resumed_from,
+        )
+    )
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when ``parent`` dies; end at once where it is dead already (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _find_task(work: Work) -> Task:
+    """Import the task. A module beside the study is found first; a dotted name is an installed module."""
+    module_name, _, function_name = work.task.partition(":")
+    if work.study_folder not in sys.path:
+        sys.path.insert(0, work.study_folder)
+    module = importlib.import_module(module_name)
+    try:
+        task = getattr(module, function_name)
+    except AttributeError:
+        raise AblateError(f"{module_name} has no function `{function_name}`", where=str(module.__file__)) from None
+    if not callable(task):
+        raise AblateError(f"{work.task} is no function", where=str(module.__file__))
+    found: Task = task
+    return found
+
+
+def _context(folder: AttemptFolder, work: Work) -> Context:
+    stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
+    return Context(
+        seed=work.seed,
+        folder=folder.path,
+        device=work.device,
+        dtype=getattr(torch, work.dtype),
+        earlier=work.earlier,
+        fingerprint=work.fingerprint,
+        stop_requested=lambda: bool(stop),
+    )
+
+
+def _prepare_process(work: Work) -> None:
+    """Set what torch reads from the process: threads (they change the bits), and the global generators."""
+    torch.set_num_threads(work.threads)
+    seed = stream_seed(work.seed, "init")
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _plain(returned: object, declared: tuple[str, ...]) -> dict[str, float]:
+    """Return what the task returned as plain floats. Raises AblateError where a declared metric did not arrive."""
+    if not isinstance(returned, Mapping):
+        hint = "return a dict of numbers, for example {'val_acc': 71.3}"
+        raise AblateError(f"the task returned {type(returned).__name__}, not metrics", hint=hint)
+    missing = [name for name in declared if name not in returned]
+    if missing:
+        got = ", ".join(map(str, returned)) or "nothing"
+        raise AblateError(f"the task returned no `{missing[0]}`, which the study declares", hint=f"it returned: {got}")
+    metrics = {}
+    for name, value in returned.items():
+        try:
+            metrics[str(name)] = float(value)
+        except (TypeError, ValueError):
+            raise AblateError(f"the task returned `{name}` = {value!r:.60}, which is no number") from None
+    return metrics
+
+
+def _result_of(error: BaseException) -> Result:
+    if isinstance(error, Interrupted):
+        return Result("interrupted")
+    if isinstance(error, Diverged):
+        return Result("diverged", error=str(error))
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return Result("oom", error=f"{type(error).__name__}: {_first_line(error)}")
+    if isinstance(error, AblateError):
+        fault = error.faults[0]
+        where = f"{fault.where}: " if fault.where else ""
+        return Result("error", error=f"{where}{fault.message}", hint=fault.hint, exit_code=error.exit_code)
+    if isinstance(error, SystemExit):
+        return Result("error", error=f"the task ended the process (exit {error.code}) without returning metrics")
+    return Result("error", error=f"{type(error).__name__}: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"
+
+
+@contextlib.contextmanager
+def _held(paths: tuple[str, ...]) -> Any:
+    """Hold the locks of the trial and its device. Children inherit them: an orphan keeps the next attempt out."""
+    descriptors = []
+    try:
+        for path in paths:
+            descriptors.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+            _wait_for_lock(descriptors[-1], path)
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _wait_for_lock(descriptor: int, path: str) -> None:
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise AblateError("an earlier worker still holds the trial or its device", where=path) from None
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    die_with(int(os.environ["ABLATE_PARENT"]))
+    for argument in sys.argv[1:]:
+        run_attempt(argument)
