@@ -183,12 +183,12 @@ def report(name: str | None, location: str | None, form: str | None) -> None:
     if name is None:
         _say(f"study last run: {stored.title}")
     if form == "csv":
-        from ablate.analyse.effects import trials_frame
+        from ablate.analyse.frames import trials_frame
         from ablate.report import csv
 
         click.echo(csv.render(trials_frame(store, stored)), nl=False)
         return
-    from ablate.analyse.effects import analyse
+    from ablate.analyse.analysis import analyse
 
     analysis = analyse(store, stored)
     if form is None:
@@ -354,7 +354,7 @@ def _say_summary(made: Plan, summary: Summary) -> None:
 
 
 def _print_terminal_report(store: Store, title: str) -> None:
-    from ablate.analyse.effects import analyse
+    from ablate.analyse.analysis import analyse
     from ablate.report.terminal import print_report
     from ablate.store.facts import find_study
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from ablate.analyse.findings import ArmResult, Cell, Comparison, Effect, Interval, TrialResult
 from ablate.plan.designs import Contrast
-from ablate.stats.intervals import paired_interval, summarise
+from ablate.stats.intervals import is_usable, paired_interval, summarise
 
 
 def cell(trials: Sequence[TrialResult], metric: str) -> Cell:
@@ -18,7 +17,7 @@ def cell(trials: Sequence[TrialResult], metric: str) -> Cell:
         if trial.status == "diverged":
             undefined.append(trial.seed)
         elif trial.status == "finished" and metric in trial.values:
-            if math.isfinite(trial.values[metric]):
+            if is_usable(trial.values[metric]):
                 values[trial.seed] = trial.values[metric]
             else:
                 undefined.append(trial.seed)

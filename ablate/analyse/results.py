@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from pydantic import ValidationError
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 from ablate.analyse.findings import Status, TrialResult
 from ablate.errors import StoreError
 from ablate.plan.trials import Plan, make_plan
+from ablate.stats.intervals import is_usable
 from ablate.store.facts import StoredStudy, StoredTrial, measurements_of, read_number, trials_of
 from ablate.store.store import Store
 from ablate.study.document import Document
@@ -74,4 +74,4 @@ def _status(row: StoredTrial, values: Mapping[str, float], primary: str) -> tupl
         return "diverged", ""
     if primary not in values:
         return "failed", f"the task returned no {primary}"
-    return ("finished" if math.isfinite(values[primary]) else "diverged"), ""
+    return ("finished" if is_usable(values[primary]) else "diverged"), ""

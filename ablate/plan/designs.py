@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ablate.errors import Fault
-from ablate.study.schema import BASELINE, FULL, Design, Step, Study
+from ablate.study.schema import BASELINE, FULL, Design, Step, Study, step_of
 from ablate.study.settings import Change, Settings, canonical, differences, patched, show
+from ablate.study.words import listed
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,13 @@ def expand_designs(study: Study) -> Expansion:
         for arm, contrast, fault in _RULES[design.name](study, design):
             known = arms.setdefault(arm.name, arm)
             if known.settings != arm.settings:
-                message = f"two arms would be called `{arm.name}`"
-                faults.append(Fault(message, study.where("designs"), "rename the step that bears this name"))
+                hint = f"the {design.name} design has an arm of this name; rename the step"
+                faults.append(Fault(f"two arms would be called `{arm.name}`", _where_named(study, arm.name), hint))
             if contrast is not None:
                 contrasts.append(contrast)
             if fault is not None:
                 faults.append(fault)
-        faults += _repeated(study, design.name, arms, contrasts)
-    return Expansion(tuple(arms.values()), tuple(contrasts), tuple(faults))
+    return Expansion(tuple(arms.values()), tuple(contrasts), (*faults, *_repeated(study, arms, contrasts)))
 
 
 Row = tuple[Arm, Contrast | None, Fault | None]
@@ -80,7 +80,7 @@ def _ladder(study: Study, design: Design) -> Iterator[Row]:
         arms[step.name] = arm
         missing = [name for name in step.requires if name not in parent.steps]
         contrast = _contrast(design, arm, parent, branch=step.branch)
-        yield arm, contrast, _missing_fault(study, step, missing) or _unchanged_fault(study, step, contrast, parent)
+        yield arm, contrast, _off_path_fault(study, step, missing) or _unchanged_fault(study, step, contrast, parent)
         if not step.branch:
             trunk = step.name
 
@@ -104,22 +104,20 @@ def _leave_one_out(study: Study, design: Design) -> Iterator[Row]:
     trunk = [step for step in study.steps if not step.branch]
     full = Arm(FULL, "all steps", tuple(step.name for step in trunk), _with_steps(study, trunk))
     yield full, None, None
-    for step in trunk:
-        if step.name in design.except_:
-            continue
+    removed = [step for step in trunk if step.name not in design.except_]
+    overwritten = {step.name: clash for step in removed if (clash := _overwriting(trunk, step))}
+    for step in removed:
         gone = _dependents(trunk, step)
         kept = [other for other in trunk if other not in gone]
-        arm = Arm(
-            f"without-{step.name}", f"without {step.label}", tuple(s.name for s in kept), _with_steps(study, kept)
-        )
+        names = tuple(other.name for other in kept)
+        arm = Arm(f"without-{step.name}", f"without {step.label}", names, _with_steps(study, kept))
         also = [other for other in gone if other is not step]
         note = f"{_listed(also)} removed with it" if also else ""
         changes = differences(full.settings, arm.settings)
         contrast = Contrast(design.name, arm.name, FULL, FULL, arm.name, changes, note=note)
-        fault = _overwritten_fault(study, step, gone, kept, design)
-        if fault is None:
-            fault = _unchanged_fault(study, step, contrast, full)
-        yield arm, contrast, fault
+        absent = [name for name in step.requires if study.step(name).branch]
+        fault = _absent_fault(study, step, absent) or _overwritten_fault(study, step, overwritten, design)
+        yield arm, contrast, fault or _unchanged_fault(study, step, contrast, arm)
 
 
 _RULES = {"ladder": _ladder, "one-at-a-time": _one_at_a_time, "leave-one-out": _leave_one_out}
@@ -178,56 +176,72 @@ def _listed(steps: Sequence[Step]) -> str:
     return ", ".join(step.name for step in steps)
 
 
-def _missing_fault(study: Study, step: Step, missing: Sequence[str]) -> Fault | None:
+# --- faults --------------------------------------------------------------------------------------------------------
+
+
+def _off_path_fault(study: Study, step: Step, missing: Sequence[str]) -> Fault | None:
     if not missing:
         return None
-    message = f"step `{step.name}` requires `{missing[0]}`, which is not on its path in the ladder"
-    return Fault(
-        message, study.where_step(step.name), f"give it `from: {missing[0]}`, or move it below a rung that has it"
-    )
+    message = f"step `{step.name}` requires {listed(missing)}, not on its path in the ladder"
+    hint = f"give it `from: {missing[-1]}`, or move it below a rung that is built upon {listed(missing)}"
+    return Fault(message, study.where_step(step.name), hint)
 
 
-def _unchanged_fault(study: Study, step: Step, contrast: Contrast, parent: Arm) -> Fault | None:
+def _absent_fault(study: Study, step: Step, absent: Sequence[str]) -> Fault | None:
+    if not absent:
+        return None
+    message = f"step `{step.name}` requires {listed(absent)}, a branch, which the full model of leave-one-out never has"
+    hint = f"give `{step.name}` the key `branch: true` as well, or take it from `{absent[0]}`"
+    return Fault(message, study.where_step(step.name), hint)
+
+
+def _unchanged_fault(study: Study, step: Step, contrast: Contrast, without: Arm) -> Fault | None:
+    """``without`` is the arm that lacks the step and has the same settings all the same."""
     if contrast.changes:
         return None
     path, value = next(iter(step.set.items()))
-    hint = f"`{parent.name}` already has `{path}: {show(value)}`; remove the step or change its parent"
+    hint = (
+        f"`{without.name}` already has `{path}: {show(value)}`; remove the step, or change what it sets or builds upon"
+    )
     return Fault(f"step `{step.name}` leaves the settings unchanged", study.where_step(step.name), hint)
 
 
+def _overwriting(trunk: Sequence[Step], step: Step) -> tuple[Step, str] | None:
+    """Return a later step, not removed together with this one, that sets the same path; and the path."""
+    gone = _dependents(trunk, step)
+    later = [other for other in trunk[trunk.index(step) :] if other not in gone]
+    paths = [path for each in gone for path in each.set]
+    return next(((other, path) for other in later for path in paths if path in other.set), None)
+
+
 def _overwritten_fault(
-    study: Study, step: Step, gone: Sequence[Step], kept: Sequence[Step], design: Design
+    study: Study, step: Step, overwritten: Mapping[str, tuple[Step, str]], design: Design
 ) -> Fault | None:
-    below = [other for other in kept if study.steps.index(other) > study.steps.index(step)]
-    for removed in gone:
-        for other in below:
-            shared = sorted(set(removed.set) & set(other.set))
-            if shared:
-                message = (
-                    f"leave-one-out can't remove `{step.name}`: the later `{other.name}` sets `{shared[0]}` as well"
-                )
-                names = ", ".join([*design.except_, step.name])
-                hint = f"write the design as `{{leave-one-out: {{except: [{names}]}}}}`"
-                return Fault(message, study.where_step(step.name), hint)
-    return None
+    if step.name not in overwritten:
+        return None
+    other, path = overwritten[step.name]
+    message = f"leave-one-out can't remove `{step.name}`: the later step `{other.name}` sets `{path}` as well"
+    hint = f"write the design as `{{leave-one-out: {{except: [{', '.join([*design.except_, *overwritten])}]}}}}`"
+    return Fault(message, study.where_step(step.name), hint)
 
 
-def _repeated(study: Study, design: str, arms: dict[str, Arm], contrasts: Sequence[Contrast]) -> Iterator[Fault]:
+def _repeated(study: Study, arms: Mapping[str, Arm], contrasts: Sequence[Contrast]) -> Iterator[Fault]:
     """Find arms of one design with equal settings: two rows of one trial would look like two findings."""
-    names = dict.fromkeys(name for c in contrasts if c.design == design for name in (c.other, c.arm))
-    seen: dict[str, str] = {}
-    for name in names:
-        key = canonical(arms[name].settings)
-        if key in seen and not _is_unchanged(seen[key], name, contrasts):
-            step = arms[name].steps[-1] if arms[name].steps else ""
-            where = study.where_step(step) if step else study.where("steps")
-            message = f"the arms `{seen[key]}` and `{name}` of the {design} have the same settings"
-            yield Fault(
-                message, where, "one of them changes back what the other changed; remove it or change its parent"
-            )
-        seen.setdefault(key, name)
+    unchanged = {frozenset((c.arm, c.other)) for c in contrasts if not c.changes}  # these have a fault already
+    told: set[tuple[str, str]] = set()  # two designs may repeat the same two steps
+    for design in dict.fromkeys(c.design for c in contrasts):
+        first: dict[str, str] = {}
+        for name in dict.fromkeys(name for c in contrasts if c.design == design for name in (c.other, c.arm)):
+            twin = first.setdefault(canonical(arms[name].settings), name)
+            steps = (step_of(twin), step_of(name))
+            if twin == name or frozenset((twin, name)) in unchanged or steps in told:
+                continue
+            told.add(steps)
+            message = f"{design}: the arms `{twin}` and `{name}` have the same settings"
+            hint = "two rows of one trial would look like two findings: remove a step, or change what it sets"
+            yield Fault(message, _where_named(study, name), hint)
 
 
-def _is_unchanged(first: str, second: str, contrasts: Sequence[Contrast]) -> bool:
-    """A row without changes has a fault of its own already."""
-    return any(not c.changes and {c.arm, c.other} == {first, second} for c in contrasts)
+def _where_named(study: Study, arm: str) -> str:
+    names = [step.name for step in study.steps]
+    return study.where_step(next((name for name in (arm, step_of(arm)) if name in names), names[0]))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ablate.errors import AblateError, Fault, StudyError
+from ablate.errors import Fault, StudyError
 from ablate.plan.designs import Arm, Contrast, expand_designs
-from ablate.study.reading import read_study, sorted_faults
+from ablate.study.reading import profiles_of, read_study, sorted_faults
 from ablate.study.schema import Study
 from ablate.study.settings import Settings, canonical
 from ablate.study.words import did_you_mean
@@ -77,18 +77,38 @@ def open_plan(
 ) -> Plan:
     """Read a study and expand it. Raises StudyError with all faults of the file, those of its designs included."""
     study, faults = read_study(path, profile=profile, overrides=overrides)
-    if study is not None:
-        plan, found = _expand(study, sound=not faults)
-        faults = sorted_faults([*faults, *found])
-        if plan is not None and not faults:
-            return _restricted(plan, only) if only else plan
-    raise StudyError(faults)
+    if study is None:
+        raise StudyError(sorted_faults(faults))
+    plan, found = _expanded(study)
+    if faults or plan is None:
+        raise StudyError(sorted_faults([*faults, *found]))
+    return _restricted(plan, only) if only else plan
+
+
+def plans_of(path: str | Path) -> tuple[list[Plan], list[Fault]]:
+    """Return the plans of a file, without and with each of its profiles, and all faults that stand in their way."""
+    plans: list[Plan] = []
+    faults: list[Fault] = []
+    try:
+        profiles = profiles_of(path)
+    except StudyError as error:
+        return [], list(error.faults)
+    for profile in (None, *profiles):
+        try:
+            plans.append(open_plan(path, profile=profile))
+        except StudyError as error:
+            for fault in error.faults:
+                # a fault of the file itself is met again with each profile
+                if (fault.where, fault.message) not in {(known.where, known.message) for known in faults}:
+                    told = f"{fault.message} (with the profile `{profile}`)" if profile else fault.message
+                    faults.append(replace(fault, message=told))
+    return plans, sorted_faults(faults)
 
 
 def make_plan(study: Study) -> Plan:
     """Expand a study that is known to be sound. Raises StudyError with the faults of its designs."""
-    plan, faults = _expand(study, sound=True)
-    if plan is None or faults:
+    plan, faults = _expanded(study)
+    if plan is None:
         raise StudyError(faults)
     return plan
 
@@ -108,23 +128,14 @@ def fingerprint(study: Study, settings: Settings, seed: int) -> str:
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
-def _expand(study: Study, *, sound: bool) -> tuple[Plan | None, list[Fault]]:
-    """Expand the designs as far as the study's other faults let them be expanded."""
-    if not sound and any(_dangling(study)):
-        return None, []
+def _expanded(study: Study) -> tuple[Plan | None, list[Fault]]:
+    """Return the plan, or None and the faults of the designs."""
     expansion = expand_designs(study)
     faults = list(expansion.faults)
-    faults += _reference_faults(study, [arm.name for arm in expansion.arms])
     count = len(expansion.arms) * len(study.seeds)
     if count > MAX_TRIALS:
-        hint = f"a study has at most {MAX_TRIALS:,}"
-        faults.append(
-            Fault(
-                f"{len(expansion.arms)} arms × {len(study.seeds)} seeds are {count:,} trials",
-                study.where("seeds"),
-                hint,
-            )
-        )
+        message = f"{len(expansion.arms):,} arms × {len(study.seeds):,} seeds are {count:,} trials"
+        faults.append(Fault(message, study.where("seeds"), f"a study has at most {MAX_TRIALS:,}"))
     if faults:
         return None, faults
     replicates = tuple(
@@ -135,48 +146,12 @@ def _expand(study: Study, *, sound: bool) -> tuple[Plan | None, list[Fault]]:
     return Plan(study, expansion.arms, expansion.contrasts, replicates), []
 
 
-def _dangling(study: Study) -> list[str]:
-    """Return the names and paths that point nowhere: they have their faults already and would stop the expansion."""
-    known: set[str] = {"baseline"}
-    wrong: list[str] = []
-    for step in study.steps:
-        wrong += [name for name in (*step.requires, *([step.from_] if step.from_ else [])) if name not in known]
-        wrong += [path for path in step.set if not _reaches(study.settings, path)]
-        wrong += [step.name] if step.name in known else []
-        known.add(step.name)
-    return wrong
-
-
-def _reaches(settings: Settings, path: str) -> bool:
-    group: Any = settings
-    for key in path.split("."):
-        if not isinstance(group, dict) or key not in group:
-            return False
-        group = group[key]
-    return not isinstance(group, dict)
-
-
-def _reference_faults(study: Study, arms: Sequence[str]) -> list[Fault]:
-    if study.reference is None:
-        return []
-    return [
-        Fault(
-            f"`reference` has a figure for the unknown arm `{arm}`",
-            study.where("reference", "values", metric, arm),
-            did_you_mean(arm, arms),
-        )
-        for metric, values in study.reference.values.items()
-        for arm in values
-        if arm not in arms
-    ]
-
-
 def _restricted(plan: Plan, only: Sequence[str]) -> Plan:
     """Keep the trials of the named arms and of what they are compared with; the comparisons stay declared."""
     names = [arm.name for arm in plan.arms]
-    for name in only:
-        if name not in names:
-            raise AblateError(f"there is no arm `{name}`", where="--only", hint=did_you_mean(name, names))
+    unknown = [name for name in only if name not in names]
+    if unknown:
+        raise StudyError(Fault(f"there is no arm `{name}`", "--only", did_you_mean(name, names)) for name in unknown)
     wanted = set(only) | {c.other for c in plan.contrasts if c.arm in only}
     kept = tuple(replicate for replicate in plan.replicates if replicate.arm in wanted)
     return Plan(plan.study, plan.arms, plan.contrasts, kept)

@@ -16,19 +16,24 @@ def render(analysis: Analysis) -> str:
     # the study's name in each footnote, so that two reports can stand on one page
     prefix = "-".join(part for part in (analysis.name, analysis.profile) if part)
     labels = (f"{prefix}-{number}" for number in count(1))
-    return "\n\n".join(_section(analysis, table, labels) for table in build_tables(analysis)) + "\n"
+    sections = [
+        _section(table, labels, question="" if index else analysis.question)
+        for index, table in enumerate(build_tables(analysis))
+    ]
+    return "\n\n".join(sections) + "\n"
 
 
-def _section(analysis: Analysis, table: Table, labels: Iterator[str]) -> str:
+def _section(table: Table, labels: Iterator[str], *, question: str) -> str:
     about_rows = [(next(labels), note) for note in table.notes if note.rows]
-    general = " ".join(text.markdown(note.text) for note in table.notes if not note.rows)
+    general = [note for note in table.notes if not note.rows]
     parts = [
         f"### {text.markdown(table.heading)}",
-        text.markdown(analysis.question),
+        text.markdown(question),
         f"**{text.markdown(table.progress)}**" if table.progress else "",
         text.markdown(table.estimand),
         _pipe_table(table, about_rows),
-        general,
+        " ".join(text.markdown(note.text) for note in general if not note.item),
+        "\n".join(f"- {text.markdown(note.text)}" for note in general if note.item),
         "\n".join(f"[^{label}]: {text.markdown(note.text)}" for label, note in about_rows),
     ]
     return "\n\n".join(part for part in parts if part)

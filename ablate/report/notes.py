@@ -6,18 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ablate.analyse.findings import Analysis, ArmResult, Comparison, Counts, DesignResult, Effect
-from ablate.report.numbers import duration, listed, plural, seed_list
+from ablate.report.numbers import duration, plural, seed_list
 
 IDENTICAL = "bit-identical results: the change is probably not reaching the code"
 NO_SEED_EFFECT = "seeds give identical runs; check seeding"
 
+# below this many seeds neither sd nor interval is printed: with one degree of freedom they mislead
+SPREAD_FROM = 3
+
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence about a table, or about the rows with these numbers."""
+    """A sentence about a table, or about the rows with these numbers; ``item``: one of a list of its kind."""
 
     text: str
     rows: tuple[int, ...] = ()
+    item: bool = False
 
 
 def notes_of(
@@ -37,9 +41,12 @@ def notes_of(
         _caveat(design),
         _cost(analysis, design),
         *_published(analysis),
-        *_assumed(analysis),
     ]
-    return (*_row_notes(analysis, design, number), *(Note(text) for text in general if text))
+    return (
+        *_row_notes(analysis, design, number),
+        *(Note(text) for text in general if text),
+        *(Note(text, item=True) for text in _assumed(analysis)),
+    )
 
 
 def _signs(analysis: Analysis, names: Sequence[str], *, spread: bool, shown: Sequence[Effect]) -> Iterator[str]:
@@ -49,15 +56,22 @@ def _signs(analysis: Analysis, names: Sequence[str], *, spread: bool, shown: Seq
     elif most == 2:
         yield "2 seeds per row: means only, no intervals, no verdicts; those need 3 seeds."
     else:
-        yield "n is the number of seeds."
+        yield f"n counts the seeds that finished{_planned_seeds(analysis.seeds)}."
     if spread:
         yield "± is the standard deviation over seeds."
     if shown:
         level = f"{100 * (1 - analysis.alpha):g}%"
         sizes = sorted({effect.n for effect in shown})
-        seeds = plural(sizes[0], "shared seed") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} shared seeds"
-        yield f"Brackets are {level} confidence intervals of the mean difference: paired t, {seeds},"
-        yield "each comparison by itself."
+        seeds = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
+        yield f"Brackets are {level} confidence intervals of the mean difference (paired t, {seeds} shared seeds),"
+        yield "each for its own comparison, not corrected for their number."
+    if spread and any(0 < analysis.arm(name).cells[analysis.primary.name].n < SPREAD_FROM for name in names):
+        yield f"Below {SPREAD_FROM} seeds neither is printed."
+
+
+def _planned_seeds(seeds: Sequence[int]) -> str:
+    text = seed_list(seeds)
+    return f"; planned are {text} in every row" if len(text) < 20 else ""
 
 
 def _metric(analysis: Analysis) -> str:
@@ -118,10 +132,11 @@ def _notes_of_row(
     undefined = arm.cells[primary].undefined
     if undefined:
         yield (
-            f"† {len(undefined)} of {plural(len(arm.trials), 'seed')} diverged ({_seeds(undefined)}); "
-            "the mean is of those that finished, and no difference is made with it."
+            f"{len(undefined)} of {plural(len(arm.trials), 'seed')} diverged ({_seeds(undefined)}). "
+            "† is the mean of those that finished; no difference is made with it."
         )
     failed = arm.seeds("failed")
+    yield from _secondary_notes(analysis, arm)
     if failed:
         yield f"{_seeds(failed)} failed ({arm.failure}); left out on both sides of each comparison."
     if arm.identical_seeds:
@@ -135,10 +150,35 @@ def _notes_of_row(
     if comparison.identical:
         yield f"{IDENTICAL}."
     effect = comparison.effects[primary]
+    yield from _interval_notes(analysis, comparison, effect, number)
     if effect.withheld and arm.name not in effect.withheld:
         yield f"no difference: row {number[comparison.other]} has a seed that diverged."
     elif effect.mean is not None and 0 < effect.n < arm.cells[primary].n:
         yield f"the difference is over the {_shared(effect)} that row {number[comparison.other]} has as well."
+
+
+def _secondary_notes(analysis: Analysis, arm: ArmResult) -> Iterator[str]:
+    """Say where another metric is there for fewer seeds than the primary one, which is what the column n counts."""
+    first = arm.cells[analysis.primary.name]
+    for metric in analysis.metrics[1:]:
+        cell = arm.cells[metric.name]
+        undefined = [seed for seed in cell.undefined if seed not in first.undefined]
+        if undefined:
+            yield f"{metric.label} is no finite number for {_seeds(undefined)}. † is the mean of the others."
+        elif cell.n < first.n:
+            yield f"{metric.label} was returned for {cell.n} of {plural(first.n, 'seed')} only."
+
+
+def _interval_notes(
+    analysis: Analysis, comparison: Comparison, effect: Effect, number: Mapping[str, int]
+) -> Iterator[str]:
+    """Say why a difference that has seeds enough stands without an interval, where no other note does."""
+    if effect.mean is None or effect.n < SPREAD_FROM or effect.interval is not None or comparison.identical:
+        return
+    if analysis.arm(comparison.other).identical_seeds:
+        yield f"no interval: the seeds of row {number[comparison.other]} give identical runs."
+    elif effect.sd == 0:
+        yield "no interval: every seed gives the same difference."
 
 
 def _shared(effect: Effect) -> str:
@@ -147,6 +187,3 @@ def _shared(effect: Effect) -> str:
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seed_list(seeds)}"
-
-
-__all__ = ["IDENTICAL", "NO_SEED_EFFECT", "Note", "listed", "notes_of"]

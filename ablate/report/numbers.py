@@ -32,13 +32,12 @@ def duration(seconds: float) -> str:
 
 def quantity(value: float) -> str:
     """Three digits with an SI prefix: ``950``, ``11.7 M``, ``1.82 G``."""
-    for prefix in ("", "k", "M", "G", "T"):
-        if abs(value) < 999.5:
-            break
-        value /= 1000
-    else:
-        prefix = "P"
-    text = f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+    prefixes = iter(("", "k", "M", "G", "T", "P"))
+    prefix = next(prefixes)
+    while abs(value) >= 999.5 and (larger := next(prefixes, None)) is not None:
+        value, prefix = value / 1000, larger
+    digits = "#.3g" if prefix else ".3g"
+    text = f"{value:{digits}}".rstrip(".") if abs(value) < 999.5 else f"{value:.0f}"
     return f"{text} {prefix}".rstrip()
 
 

@@ -9,12 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ablate.analyse.findings import Analysis, ArmResult, Cell, Comparison, DesignResult, Effect, MetricInfo
-from ablate.report.notes import Note, notes_of
+from ablate.report.notes import SPREAD_FROM, Note, notes_of
 from ablate.report.numbers import duration, fixed, plain, quantity, signed
 from ablate.stats.digits import decimals
-
-# below this many seeds neither sd nor interval is printed: with one degree of freedom they mislead
-SPREAD_FROM = 3
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,19 @@ class Difference:
         return f"{self.mean} [{self.low}, {self.high}]" if self.low else self.mean
 
 
-Text = str | Difference
+@dataclass(frozen=True)
+class Value:
+    """An arm's value of a metric as text: its mean, its standard deviation or an empty string, and a mark."""
+
+    mean: str
+    sd: str = ""
+    mark: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.mean} ± {self.sd}{self.mark}" if self.sd else f"{self.mean}{self.mark}"
+
+
+Text = str | Value | Difference
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The table of one design. ``estimand`` says in one sentence what is subtracted from what."""
+    """The table of one design. ``estimand`` says in one sentence what is subtracted from what; ``places`` are the
+    decimals of its effects.
+    """
 
     design: str
     heading: str
@@ -67,6 +78,7 @@ class Table:
     estimand: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    places: int
     notes: tuple[Note, ...]
 
 
@@ -100,7 +112,7 @@ def _build(analysis: Analysis, design: DesignResult) -> Table:
     if design.total is not None:
         rows.append(_total_row(analysis, design.total, number, digits))
     columns = _columns(analysis, design, rows)
-    spread = any("±" in str(text) for row in rows for key, text in row.cells.items() if key.startswith("metric:"))
+    spread = any(isinstance(text, Value) and text.sd for row in rows for text in row.cells.values())
     notes = notes_of(analysis, design, number, spread=spread, shown=_shown_effects(analysis, design))
     return Table(
         design=design.name,
@@ -109,6 +121,7 @@ def _build(analysis: Analysis, design: DesignResult) -> Table:
         estimand=ESTIMANDS[design.name],
         columns=columns,
         rows=tuple(rows),
+        places=digits.effects,
         notes=notes,
     )
 
@@ -130,7 +143,7 @@ def _progress(design: DesignResult) -> str:
     counts = design.counts
     if counts.running + counts.waiting == 0:
         return ""
-    return f"in progress: {counts.done} of {counts.planned} trials have a result, and the numbers will change"
+    return f"not finished: {counts.done} of {counts.planned} trials have a result; the numbers will change"
 
 
 @dataclass(frozen=True)
@@ -201,17 +214,12 @@ def _count(arm: ArmResult, analysis: Analysis) -> str:
     return str(n) if n == planned else f"{n}/{planned}"
 
 
-def _value(arm: ArmResult, metric: MetricInfo, places: int, analysis: Analysis) -> str:
+def _value(arm: ArmResult, metric: MetricInfo, places: int, analysis: Analysis) -> Text:
     cell = arm.cells[metric.name]
-    mark = "†" if cell.undefined else ""
     if cell.mean is None:
         return _why_empty(arm, cell) if metric == analysis.primary else "—"
-    mean = fixed(cell.mean, places)
-    return f"{mean}{_spread(cell, places)}{mark}"
-
-
-def _spread(cell: Cell, places: int) -> str:
-    return "" if cell.sd is None or cell.n < SPREAD_FROM else f" ± {fixed(cell.sd, places)}"
+    sd = "" if cell.sd is None or cell.n < SPREAD_FROM else fixed(cell.sd, places)
+    return Value(fixed(cell.mean, places), sd, "†" if cell.undefined else "")
 
 
 def _why_empty(arm: ArmResult, cell: Cell) -> str:
@@ -260,10 +268,10 @@ def _columns(analysis: Analysis, design: DesignResult, rows: Sequence[Row]) -> t
         Column("n", "n"),
         *_metric_columns(analysis.primary, rank=0, published_rank=1),
         Column("effect", effect),
-        Column("cost", "GPU time" if analysis.gpus else "CPU time", rank=2),
         *(column for metric in analysis.metrics[1:] for column in _metric_columns(metric, rank=4, published_rank=6)),
         Column("parameters", "params", rank=5),
         Column("flops", "FLOPs", rank=5),
+        Column("cost", "GPU time" if analysis.gpus else "CPU time", rank=2),
     ]
     return tuple(column for column in columns if column.rank == 0 or column.key in filled)
 
@@ -271,5 +279,5 @@ def _columns(analysis: Analysis, design: DesignResult, rows: Sequence[Row]) -> t
 def _metric_columns(metric: MetricInfo, *, rank: int, published_rank: int) -> Iterable[Column]:
     title = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
     yield Column(f"metric:{metric.name}", title, rank=rank, foreign=True)
-    published = "published" if rank == 0 else f"{metric.label}, published"
+    published = "published" if rank == 0 else f"published {metric.label}"
     yield Column(f"published:{metric.name}", published, rank=published_rank, foreign=True)

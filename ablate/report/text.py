@@ -1,4 +1,4 @@
-"""Foreign text (titles, reasons, notes of a study), made harmless: it may neither break a table nor drive a terminal."""
+"""Foreign text (titles, reasons, notes of a study) made harmless: it can neither break a table nor drive a terminal."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import re
 
 def one_line(text: str) -> str:
     """Return the text on one line; control characters and invisible marks (bidi overrides) are shown, not sent."""
-    text = " ".join(text.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return visible(" ".join(text.split()))
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """Return the text with what no screen shows spelt out, but for the characters in ``keep``."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 # what ASCII terminals print in place of the signs that we use ourselves
 _ASCII = str.maketrans(
     {
-        "±": "+/-", "Δ": "diff", "−": "-", "×": "x", "·": "-", "→": "->", "≥": ">=", "└": "`-", "†": "!",
-        "—": "--", "…": "...", "─": "-", "●": "o", "│": "|", "'": "'",
+        "±": "+/-", "Δ": "diff", "−": "-", "×": "x", "·": "-", "→": "->", "≥": ">=", "└": "`-", "†": "^",
+        "—": "--", "…": "...", "─": "-", "●": "o", "│": "|",
     }
 )  # fmt: skip
 

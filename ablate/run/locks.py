@@ -13,18 +13,18 @@ from ablate.errors import EnvironmentFault
 
 
 class FileLock:
-    """An exclusive lock on a file (flock). Its descriptor is closed on exec: children of ours do not hold it."""
+    """A lock on a file (flock). Its descriptor is closed on exec: children of ours do not hold it."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
 
     @classmethod
-    def try_take(cls, path: Path) -> FileLock | None:
-        """Return the lock, or None where another process holds it."""
+    def try_take(cls, path: Path, *, shared: bool = False) -> FileLock | None:
+        """Return the lock, or None where another process holds it. Several may hold it ``shared``, or one alone."""
         descriptor = _open(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             return None

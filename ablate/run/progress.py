@@ -19,7 +19,7 @@ from ablate.study.words import duration
 
 REFRESH_S = 0.25
 GRID_ROWS = 30
-FAILURE_LINES = 6
+FAILURE_LINES = 12
 
 
 @dataclass

@@ -124,7 +124,7 @@ class Runner:
         self._made = 0
         self._signals: list[int] = []
         self._fault: Fault | None = None
-        self._next_flush = self._next_renewal = self._next_look = 0.0
+        self._next_flush = self._next_renewal = self._next_claim = self._next_look = 0.0
         self._elsewhere = 0
         self._facts = environment_facts()
         self._code = code_sha256(plan.study.task, study_folder)
@@ -173,13 +173,14 @@ class Runner:
         return bool(self._attempts) or self._others_are_at_it()
 
     def _fill_slots(self) -> None:
-        if time.monotonic() < self._next_look:
+        if time.monotonic() < self._next_claim:
             return
         while (slot := self._slots.acquire()) is not None:
             claim = self._claim(slot)
             if claim is None:
                 self._slots.release(slot)
-                self._next_look = time.monotonic() + ELSEWHERE_S
+                self._slots.rest()
+                self._next_claim = time.monotonic() + ELSEWHERE_S
                 return
             self._start(claim, slot)
 
@@ -337,7 +338,7 @@ class Runner:
     def _others_are_at_it(self) -> bool:
         """Tell whether other runners hold trials of this plan. We wait for them, and take over where they die."""
         now = time.monotonic()
-        if now < self._next_look and self._elsewhere:
+        if now < self._next_look:
             return True
         self._next_look = now + ELSEWHERE_S
         self._recover()
@@ -345,7 +346,8 @@ class Runner:
         self._elsewhere = len({each.trial for each in mine if each.state == "running"})
         self._progress.refresh_states({each.trial: (each.state, each.outcome) for each in mine})
         waiting = any(each.state == "waiting" for each in mine)
-        self._next_look = 0.0 if waiting else self._next_look
+        if waiting:
+            self._next_claim = 0.0
         return bool(self._elsewhere) or waiting
 
     def _mine(self, trials: Sequence[StoredTrial]) -> list[StoredTrial]:
@@ -383,7 +385,7 @@ class Runner:
             progressed=(folder.checkpoints / "manifest.json").exists(),
         )
         if claims.take_back(self._store, held, ending):
-            self._next_look = 0.0
+            self._next_claim = 0.0
 
     # --- start and stop
 

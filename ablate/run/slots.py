@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 from ablate.errors import EnvironmentFault
 from ablate.run.locks import FileLock, host_locks
 from ablate.study.schema import Resources
+
+YIELD_S = 0.25  # several times as long as a hungry runner takes to look again
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,19 @@ class Slot:
 
 
 class SlotPool:
-    """Hands out slots, each held by a host-wide lock for one attempt, so that two runs on one host take turns."""
+    """Hands out slots, each held by a host-wide lock for one attempt, so that runs on one host take turns.
+
+    A run that holds no slot and finds none free is hungry, and shows it by a lock; one that gives a slot back while
+    another is hungry does not take it again at once. Without that, the first run would keep all it has to its end.
+    """
 
     def __init__(self, resources: Resources, *, threads: int, jobs: int | None = None) -> None:
         self._folder = host_locks()
         self._threads = threads
         self._used: set[str] = set()
+        self._hunger: FileLock | None = None
+        self._yield_until = 0.0
+        self._hunger_file = self._folder / f"hungry-{'gpu' if resources.gpus else 'cpu'}.lock"
         if resources.gpus:
             self._units = [(gpu.uuid, {"CUDA_VISIBLE_DEVICES": gpu.uuid}) for gpu in usable_gpus()]
             self.size = min(len(self._units), jobs or len(self._units))
@@ -54,9 +64,35 @@ class SlotPool:
         self._on_gpu = bool(resources.gpus)
 
     def acquire(self) -> Slot | None:
-        """Return a free slot, or None where all are taken, by us or by other runs."""
-        if len(self._used) >= self.size:
+        """Return a free slot, or None where all are taken, by us or by other runs, or it is another run's turn."""
+        if len(self._used) >= self.size or time.monotonic() < self._yield_until:
             return None
+        slot = self._take()
+        if slot is not None:
+            self.rest()
+        elif not self._used and self._hunger is None:
+            self._hunger = FileLock.try_take(self._hunger_file, shared=True)
+        return slot
+
+    def release(self, slot: Slot) -> None:
+        self._used.discard(slot.name)
+        slot.release()
+        if self._others_are_hungry():
+            self._yield_until = time.monotonic() + YIELD_S
+
+    def rest(self) -> None:
+        """Want no slot for now: other runs need not leave us one."""
+        if self._hunger is not None:
+            self._hunger.release()
+            self._hunger = None
+
+    def _others_are_hungry(self) -> bool:
+        alone = FileLock.try_take(self._hunger_file)
+        if alone is not None:
+            alone.release()
+        return alone is None
+
+    def _take(self) -> Slot | None:
         taken: list[tuple[str, dict[str, str], FileLock]] = []
         for unit, environment in self._units:
             lock = None if unit in self._names() else FileLock.try_take(self._folder / f"{unit}.lock")
@@ -69,10 +105,6 @@ class SlotPool:
         if not self._on_gpu and self._all_ours():
             return self._slot([])  # `--jobs` asked for more slots than there are cores
         return None
-
-    def release(self, slot: Slot) -> None:
-        self._used.discard(slot.name)
-        slot.release()
 
     def _names(self) -> set[str]:
         return {unit for name in self._used for unit in name.split("+")}

@@ -14,6 +14,8 @@ from scipy.special import stdtrit
 
 # a spread this small beside the values is rounding: equal runs must not give an interval of width 1e-16
 NEGLIGIBLE = 1e-12
+# sums of ten thousand such values stay finite; whatever is larger has diverged
+LARGEST = 1e300
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,23 @@ class PairedInterval:
     level: float
 
 
+def is_usable(value: float) -> bool:
+    """Tell whether a value can be averaged: a finite number, and no larger than 1e300."""
+    return abs(value) <= LARGEST  # False for NaN too
+
+
 def summarise(values: Sequence[float]) -> Summary:
-    """Return n, mean and standard deviation. Raises ValueError for no values, or for one that is not finite."""
-    return _summary(values, scale=max(map(abs, _finite(values))))
+    """Return n, mean and standard deviation. Raises ValueError for no values, or for one that is not usable."""
+    return _summary(values, scale=max(map(abs, _usable(values))))
 
 
 def paired_interval(minuend: Sequence[float], subtrahend: Sequence[float], *, alpha: float = 0.05) -> PairedInterval:
     """Return the mean of ``minuend − subtrahend``, value by value, with its interval of level 1 − alpha.
 
-    Raises ValueError for no pairs, for lists of unequal length, or for a value that is not finite.
+    Raises ValueError for no pairs, for lists of unequal length, or for a value that is not usable.
     """
     # differences first, then their variance: two variances less a covariance would cancel
-    differences = [a - b for a, b in zip(_finite(minuend), _finite(subtrahend), strict=True)]
+    differences = [a - b for a, b in zip(_usable(minuend), _usable(subtrahend), strict=True)]
     summary = _summary(differences, scale=max(map(abs, (*minuend, *subtrahend))))
     df = summary.n - 1
     low = high = None
@@ -73,11 +80,11 @@ def t_quantile(probability: float, df: int) -> float:
     return float(stdtrit(df, probability))
 
 
-def _finite(values: Sequence[float]) -> Sequence[float]:
+def _usable(values: Sequence[float]) -> Sequence[float]:
     if not values:
         raise ValueError("no values")
-    if not all(map(math.isfinite, values)):
-        raise ValueError("a value is not finite: what diverged has no mean")
+    if not all(map(is_usable, values)):
+        raise ValueError("a value is not finite, or beyond 1e300: what diverged has no mean")
     return values
 
 

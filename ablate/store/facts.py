@@ -65,7 +65,7 @@ def record_plan(store: Store, made: Plan) -> int:
 
     Trials that are in the store already, by this or another study, keep their state and results.
     """
-    spec = canonical(made.study.spec())
+    spec = json.dumps(made.study.spec(), allow_nan=False)  # in its own order: the first metric is the primary one
     frozen = canonical(made.frozen())
 
     def work(connection: Connection) -> int:
@@ -132,7 +132,7 @@ def trials_of(store: Store, study_id: int) -> list[StoredTrial]:
 def measurements_of(store: Store, study_id: int, *, final: bool) -> list[Row[Any]]:
     """Return (arm, seed, metric, epoch, value) of finished trials: what was returned at the end, or every epoch.
 
-    ``value`` is a float, NaN and infinities included.
+    ``read_number(row.value, row.kind)`` is the number, NaN and infinities included.
     """
     query = (
         select(

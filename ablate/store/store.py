@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from ablate.errors import AblateError, StoreError
 from ablate.store.tables import SCHEMA_VERSION, meta, metadata
@@ -155,6 +155,10 @@ def _engine(url: URL, *, read_only: bool) -> Engine:
     except ModuleNotFoundError as error:
         hint = "pip install 'psycopg[binary]' and write postgresql+psycopg://…"
         raise StoreError(f"the database driver is not installed ({error.name})", where="--store", hint=hint) from None
+    except NoSuchModuleError:
+        raise AblateError(
+            f"`{url.drivername}` is no database driver", where="--store", hint="postgresql+psycopg://…"
+        ) from None
     if not is_sqlite(url):
         return engine
 

@@ -104,9 +104,8 @@ trial = Table(
     Column("idle_deaths", Integer, nullable=False, server_default="0", comment="deaths in a row without progress"),
     CheckConstraint("state IN ('waiting', 'running', 'done', 'failed')", name="trial_state"),
     CheckConstraint("source IN ('trained', 'imported')", name="trial_source"),
-    CheckConstraint(
-        "(state = 'running') = (owner IS NOT NULL AND lease_until IS NOT NULL)", name="trial_running_has_owner"
-    ),
+    CheckConstraint("(state = 'running') = (owner IS NOT NULL)", name="trial_running_has_owner"),
+    CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="trial_running_has_lease"),
     CheckConstraint("(state = 'done') = (result_claim IS NOT NULL)", name="trial_done_has_result"),
 )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal
+from collections import Counter
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -17,19 +18,33 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from ablate.study.document import Document, Place
+from ablate.study.document import Document
 from ablate.study.settings import Settings
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,63}$"
+NAME_RULE = "lower-case letters, digits and `-`, at most 64"
+TASK = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+METRIC_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 BASELINE = "baseline"
 FULL = "full"
 MAX_SEEDS = 10_000
+MAX_STEPS = 1_000
 
 Name = Annotated[str, Field(pattern=NAME)]
 
 
+def is_name(text: str) -> bool:
+    """Tell whether a step, a study or a profile may be called so."""
+    return re.fullmatch(NAME, text) is not None and not text.endswith("\n")
+
+
+def step_of(arm: str) -> str:
+    """Return the step that an arm is named after: ``residual`` of ``without-residual``."""
+    return arm.removeprefix("only-").removeprefix("without-")
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Metric(_Model):
@@ -56,40 +71,33 @@ class Step(_Model):
         return self.title or self.name
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 DesignName = Literal["ladder", "leave-one-out", "one-at-a-time"]
+_DESIGN_FORM = "takes names of designs, or one with its options as `leave-one-out: {except: [...]}`"
 
 
 class Design(_Model):
     """A rule that turns the steps into arms."""
 
     name: DesignName
-    # a before-validator hands Python values on, where strict wants a tuple
-    except_: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
-        (), alias="except", description="leave-one-out: steps that are not removed"
-    )
+    except_: tuple[str, ...] = Field((), alias="except", description="leave-one-out: steps that are not removed")
 
     @model_validator(mode="before")
     @classmethod
     def _from_yaml(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"name": value}
-        if isinstance(value, dict) and len(value) == 1 and "name" not in value:
-            ((name, options),) = value.items()
-            if not isinstance(options, dict):
-                raise PydanticCustomError(
-                    "design", "write a design as `ladder` or as `{leave-one-out: {except: [...]}}`"
-                )
-            return {"name": name, **options}
-        return value
+        if not isinstance(value, dict) or len(value) != 1:
+            raise PydanticCustomError("form", _DESIGN_FORM)
+        ((name, options),) = value.items()
+        if not isinstance(options, dict) or "name" in options:
+            raise PydanticCustomError("form", _DESIGN_FORM)
+        # a before-validator hands Python values on, where strict wants a tuple
+        return {"name": name, **{key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}}
 
     @model_validator(mode="after")
     def _except_only_where_removed(self) -> Design:
         if self.except_ and self.name != "leave-one-out":
-            raise PydanticCustomError("design", "`except` belongs to leave-one-out")
+            raise PydanticCustomError("form", "takes `except` for leave-one-out only")
         return self
 
     @model_serializer
@@ -117,12 +125,12 @@ def _seconds(value: Any) -> Any:
     if isinstance(value, str):
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smh])", value)
         if not match:
-            raise PydanticCustomError("duration", "write a duration as seconds, or as `90s`, `30m` or `4h`")
+            raise PydanticCustomError("form", "takes seconds, or a time like `90s`, `30m` or `4h`")
         return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(gt=0)]
 
 
 class Resources(_Model):
@@ -145,15 +153,15 @@ class Reference(_Model):
 def _seed_list(value: Any) -> Any:
     if type(value) is int:
         if not 1 <= value <= MAX_SEEDS:
-            raise PydanticCustomError("seeds", f"a count of seeds lies between 1 and {MAX_SEEDS:,}")
+            raise PydanticCustomError("form", f"takes a count between 1 and {MAX_SEEDS:,}")
         return tuple(range(1, value + 1))
     if not isinstance(value, (list, tuple)) or not value or any(type(seed) is not int for seed in value):
-        raise PydanticCustomError("seeds", "write a count like `5`, or a list like `[1, 2, 3]`")
+        raise PydanticCustomError("form", "takes a count like `5`, or a list like `[1, 2, 3]`")
     if any(not 0 <= seed < 1 << 31 for seed in value):
-        raise PydanticCustomError("seeds", "a seed lies between 0 and 2147483647")
-    repeated = sorted({seed for seed in value if list(value).count(seed) > 1})
-    if repeated:
-        raise PydanticCustomError("seeds", f"the seed {repeated[0]} stands twice: it would be one trial, not two")
+        raise PydanticCustomError("form", "takes seeds between 0 and 2147483647")
+    seed, count = Counter(value).most_common(1)[0]
+    if count > 1:
+        raise PydanticCustomError("form", f"has the seed {seed} twice, which would be one trial")
     return tuple(value)
 
 
@@ -168,11 +176,11 @@ class Study(_Model):
     schema_: Literal["ablate/v1"] = Field(alias="schema")
     name: Name
     question: str = ""
-    task: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:function")
-    metrics: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Metric] = Field(min_length=1)
+    task: str = Field(pattern=TASK, max_length=200, description="module:function")
+    metrics: dict[Annotated[str, Field(pattern=METRIC_NAME)], Metric] = Field(min_length=1)
     settings: Settings = Field(min_length=1)
-    steps: tuple[Step, ...] = ()
-    designs: tuple[Design, ...] = Field((Design(name="ladder"),), min_length=1)
+    steps: tuple[Step, ...] = Field((), max_length=MAX_STEPS)
+    designs: tuple[Design, ...] = Field((Design.model_validate("ladder"),), min_length=1)
     seeds: Seeds = (1, 2, 3, 4, 5)
     analysis: Analysis = Analysis()
     execution: Execution = Execution()
@@ -231,20 +239,27 @@ def json_schema() -> dict[str, Any]:
     schema = Study.model_json_schema(by_alias=True)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "ablate study"
-    profile = {
+    schema["properties"]["profiles"] = {
         "type": "object",
-        "description": "a named patch; maps merge deeply, lists are replaced, null deletes",
+        "propertyNames": {"pattern": NAME},
+        "additionalProperties": {
+            "type": "object",
+            "description": "a named patch; maps merge deeply, lists are replaced, null deletes; steps by their names",
+        },
     }
-    schema["properties"]["profiles"] = {"type": "object", "additionalProperties": profile}
-    names = list(DesignName.__args__)  # type: ignore[attr-defined]
-    options = {"type": "object", "properties": {"except": {"type": "array", "items": {"type": "string"}}}}
-    schema["$defs"]["Design"] = {
-        "anyOf": [
-            {"enum": names},
-            {"type": "object", "properties": {"leave-one-out": options}, "maxProperties": 1},
-        ]
-    }
+    schema["$defs"]["Design"] = {"anyOf": [{"enum": list(get_args(DesignName))}, _design_with_options()]}
     return schema
 
 
-__all__ = ["BASELINE", "FULL", "Design", "Metric", "Place", "Step", "Study", "from_document", "json_schema"]
+def _design_with_options() -> dict[str, Any]:
+    options = {
+        "type": "object",
+        "properties": {"except": {"type": "array", "items": {"type": "string"}}},
+        "additionalProperties": False,
+    }
+    return {
+        "type": "object",
+        "properties": {"leave-one-out": options},
+        "required": ["leave-one-out"],
+        "additionalProperties": False,
+    }

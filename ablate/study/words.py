@@ -6,34 +6,53 @@ import difflib
 from collections.abc import Iterable
 
 LISTED = 8
+COMPARED = 100  # characters: difflib takes quadratic time
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint that names the nearest known word, or a few of them; empty where nothing is known."""
     words = list(known)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    close = nearest(word, words)
     if close:
-        return f"did you mean `{close[0]}`?"
+        return f"did you mean `{close}`?"
     if not words:
         return ""
     more = f" and {len(words) - LISTED} more" if len(words) > LISTED else ""
     return "known: " + ", ".join(words[:LISTED]) + more
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that was probably meant: alike in its letters, or with the same last dotted part."""
+    words = list(known)
+    last = word.rpartition(".")[2]
+    same_end = [each for each in words if each.rpartition(".")[2] == last]
+    if len(same_end) == 1:
+        return same_end[0]
+    close = difflib.get_close_matches(word[:COMPARED].lower(), [each.lower() for each in words], n=1, cutoff=0.6)
+    return next((each for each in words if close and each.lower() == close[0]), None)
+
+
 def with_article(noun: str) -> str:
     """Return `an integer`, `a list`; words that take no article stay as they are."""
-    if noun in ("text", "null", "true or false"):
+    if noun in ("text", "null"):
         return noun
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
+def listed(words: Iterable[str]) -> str:
+    """Return `a`, `b` and `c`, each in backquotes."""
+    *first, last = (f"`{word}`" for word in words)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def duration(seconds: float) -> str:
     """Return a time as a person would say it: 4.2 s, 3 min 5 s, 2 h 10 min."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

@@ -15,6 +15,7 @@ import os
 import pickle
 import sys
 import tarfile
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
@@ -94,6 +95,8 @@ def provide(source: Source, folder: Path) -> None:
             if missing := _missing(source, folder):  # another worker may have been quicker
                 _download(BASE_URL + source.archive, missing, folder)
     except (OSError, EOFError, tarfile.TarError, zlib.error, http.client.HTTPException, _Damaged) as failure:
+        if isinstance(failure, urllib.error.HTTPError):
+            failure.close()  # it is the server's answer as well, with its connection
         expected = ", ".join(_missing(source, folder))
         reason = str(failure).removeprefix("<urlopen error ").removesuffix(">") or type(failure).__name__
         raise DataError(

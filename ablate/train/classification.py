@@ -126,11 +126,13 @@ def train_classifier(
             optimizer.step()
             loss_sum += loss.detach() * len(batch)
         train_loss = loss_sum.item() / sum(map(len, batches))  # the epoch's only wait for the device
-        seconds += time.perf_counter() - started
+        took = time.perf_counter() - started
+        seconds += took
 
         model.eval()
         metrics = {"train_loss": train_loss} | evaluate(logits_of, data.validation, data.classes, plan.batch, "val")
-        context.record(epoch=epoch, epochs=plan.epochs, **metrics)
+        speed = sum(map(len, batches)) / took
+        context.record(epoch=epoch, epochs=plan.epochs, images_per_s=speed, **metrics)
         for name in ("train_loss", "val_loss"):
             if not math.isfinite(metrics[name]):
                 raise Diverged(f"{name} is {metrics[name]} in epoch {epoch} of {plan.epochs}")

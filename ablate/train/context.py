@@ -52,6 +52,7 @@ class Context:
         self.device = torch.device(device)
         self.dtype = dtype
         self.folder = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="ablate-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.resumed_from = ""
         self._files = AttemptFolder(self.folder)
         self._earlier = earlier

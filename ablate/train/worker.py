@@ -141,9 +141,9 @@ def _result_of(error: BaseException) -> Result:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return Result("oom", error=f"{type(error).__name__}: {_first_line(error)}")
     if isinstance(error, AblateError):
-        fault = error.faults[0]
-        where = f"{fault.where}: " if fault.where else ""
-        return Result("error", error=f"{where}{fault.message}", hint=fault.hint, exit_code=error.exit_code)
+        messages = [f"{fault.where}: {fault.message}" if fault.where else fault.message for fault in error.faults]
+        hint = next((fault.hint for fault in error.faults if fault.hint), "")
+        return Result("error", error="; ".join(messages), hint=hint, exit_code=error.exit_code)
     if isinstance(error, SystemExit):
         return Result("error", error=f"the task ended the process (exit {error.code}) without returning metrics")
     return Result("error", error=f"{type(error).__name__}: {_first_line(error)}")

@@ -1,0 +1,167 @@
+"""Everything that was found, as strict JSON: every number, every seed, and what was compared how.
+
+``ablate-report/v1``. Numbers are in the metrics' own units and signs, times in seconds. A value that is not finite is
+null, with the kind (``nan``, ``+inf``, ``-inf``) beside it. Further versions of ablate may add keys.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ablate.analyse.findings import (
+    Analysis,
+    ArmResult,
+    Cell,
+    Comparison,
+    Counts,
+    DesignResult,
+    Effect,
+    Interval,
+    TrialResult,
+)
+from ablate.report.table import ESTIMANDS
+
+SCHEMA = "ablate-report/v1"
+
+
+def render(analysis: Analysis) -> str:
+    """Return the whole analysis as JSON text, in ASCII and with keys in a fixed order."""
+    return json.dumps(_report(analysis), indent=2, allow_nan=False) + "\n"
+
+
+def _report(analysis: Analysis) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "study": {
+            "title": analysis.title,
+            "name": analysis.name,
+            "profile": analysis.profile,
+            "version": analysis.version,
+            "question": analysis.question,
+            "task": analysis.task,
+        },
+        "method": {
+            "select": "last epoch, no checkpoint selection",
+            "spread": "sample standard deviation over seeds (ddof 1)",
+            "interval": "paired t over the seeds that both arms have, for each comparison by itself",
+            "level": 1 - analysis.alpha,
+            "cost": "wall seconds of the trials with a result, summed over seeds",
+            "gpus": analysis.gpus,
+        },
+        "metrics": [{**asdict(metric), "primary": metric == analysis.primary} for metric in analysis.metrics],
+        "seeds": list(analysis.seeds),
+        "counts": _counts(analysis.counts),
+        "arms": [_arm(arm) for arm in analysis.arms],
+        "designs": [_design(design) for design in analysis.designs],
+        "reference": analysis.source or None,
+        "assumed": dict(analysis.assumed),
+    }
+
+
+def _counts(counts: Counts) -> dict[str, int]:
+    return {**asdict(counts), "missing": counts.missing}
+
+
+def _arm(arm: ArmResult) -> dict[str, Any]:
+    return {
+        "name": arm.name,
+        "title": arm.title,
+        "steps": list(arm.steps),
+        "metrics": {name: _cell(cell) for name, cell in arm.cells.items()},
+        "published": dict(arm.published),
+        "counts": _counts(arm.counts),
+        "failure": arm.failure or None,
+        "identical_seeds": arm.identical_seeds,
+        "other_code": list(arm.other_code),
+        "seconds": _finite(arm.seconds),
+        "facts": {name: _finite(value) for name, value in arm.facts.items()},
+        "trials": [_trial(trial) for trial in arm.trials],
+    }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {
+        "n": cell.n,
+        "mean": _finite(cell.mean),
+        "sd": _finite(cell.sd),
+        "se": _finite(cell.se),
+        "values": _by_seed(cell.values),
+        "undefined": list(cell.undefined),
+    }
+
+
+def _trial(trial: TrialResult) -> dict[str, Any]:
+    return {
+        "seed": trial.seed,
+        "status": trial.status,
+        "state": trial.state,
+        "outcome": trial.outcome,
+        "attempts": trial.attempts,
+        "seconds": _finite(trial.seconds),
+        "reason": trial.reason or None,
+        "code_sha256": trial.code_sha256,
+        "fingerprint": trial.fingerprint,
+        "values": {name: _number(value) for name, value in trial.values.items()},
+    }
+
+
+def _design(design: DesignResult) -> dict[str, Any]:
+    return {
+        "name": design.name,
+        "estimand": ESTIMANDS[design.name],
+        "arms": list(design.arms),
+        "counts": _counts(design.counts),
+        "seconds": _finite(design.seconds),
+        "comparisons": [_comparison(comparison) for comparison in design.comparisons],
+        "total": None if design.total is None else _comparison(design.total),
+    }
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "arm": comparison.arm,
+        "other": comparison.other,
+        "minuend": comparison.minuend,
+        "subtrahend": comparison.subtrahend,
+        "changes": list(comparison.changes),
+        "branch": comparison.branch,
+        "note": comparison.note or None,
+        "identical": comparison.identical,
+        "effects": {name: _effect(effect) for name, effect in comparison.effects.items()},
+    }
+
+
+def _effect(effect: Effect) -> dict[str, Any]:
+    return {
+        "n": effect.n,
+        "mean": _finite(effect.mean),
+        "sd": _finite(effect.sd),
+        "se": _finite(effect.se),
+        "interval": _interval(effect.interval),
+        "differences": _by_seed(effect.differences),
+        "dropped": list(effect.dropped),
+        "withheld": list(effect.withheld),
+    }
+
+
+def _interval(interval: Interval | None) -> dict[str, Any] | None:
+    return None if interval is None else {name: _finite(value) for name, value in asdict(interval).items()}
+
+
+def _by_seed(values: Mapping[int, float]) -> list[dict[str, Any]]:
+    return [{"seed": seed, "value": _finite(value)} for seed, value in values.items()]
+
+
+def _number(value: float) -> dict[str, Any]:
+    if math.isfinite(value):
+        return {"value": value, "kind": "num"}
+    return {"value": None, "kind": "nan" if math.isnan(value) else "+inf" if value > 0 else "-inf"}
+
+
+def _finite(value: float | None) -> float | None:
+    """Derived numbers are finite but for overflow, which strict JSON can't hold."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,77 @@
+"""Where a study's task is written, found and looked at without running any of it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from ablate.errors import Fault
+from ablate.study.words import did_you_mean, nearest
+
+
+def beside(module: str, folder: Path) -> Path | None:
+    """Return the file of a module that lies beside the study, or None: then it is an installed one."""
+    base = folder.joinpath(*module.split("."))
+    return next((file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()), None)
+
+
+def task_faults(task: str, folder: Path, *, where: str) -> Iterator[Fault]:
+    """Check that the task is there: a module beside the study is parsed, another only located by its first name."""
+    module, _, function = task.partition(":")
+    file = beside(module, folder)
+    if file is None:
+        if not _is_installed(module.partition(".")[0]):
+            message = f"the task's module `{module}` is neither beside the study nor installed"
+            yield Fault(message, where, _missing_hint(module, function, folder))
+        return
+    try:
+        with warnings.catch_warnings(action="ignore"):  # they will be said when the task is imported
+            tree = ast.parse(file.read_bytes(), filename=str(file))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        why = getattr(error, "msg", None) or str(error) or type(error).__name__
+        yield Fault(f"the task is not valid Python: {why}", f"{file}:{line}" if line else str(file))
+        return
+    except OSError as error:
+        yield Fault(f"the task can't be read: {error.strerror}", str(file))
+        return
+    names = set(_names(tree))
+    if not names & {function, "*", "__getattr__"}:
+        functions = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        yield Fault(f"{file} has no function `{function}`", where, did_you_mean(function, functions))
+
+
+def _missing_hint(module: str, function: str, folder: Path) -> str:
+    if (folder / module).is_file():
+        return f"write a module and not a file: `{module.removesuffix('.py')}:{function}`"
+    close = nearest(module, sorted(file.stem for file in folder.glob("*.py")))
+    wanted = folder.joinpath(*module.split(".")).with_suffix(".py")
+    return f"did you mean `{close}:{function}`?" if close else f"write it as {wanted}"
+
+
+def _is_installed(top: str) -> bool:
+    if top in sys.modules:
+        return True
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _names(tree: ast.Module) -> Iterator[str]:
+    """Yield the names that a module binds at its top level, as far as they can be read."""
+    stack: list[ast.AST] = [tree]  # no recursion: an expression may be nested deeper than Python recurses
+    while stack:
+        for node in ast.iter_child_nodes(stack.pop()):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                yield node.name
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+            else:
+                stack.append(node)

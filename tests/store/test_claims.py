@@ -1,0 +1,170 @@
+"""Claims, leases and fencing: nobody works on a trial twice, and nobody late writes."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from ablate.store import claims
+from ablate.store.claims import Claim, Ending, Fenced
+from ablate.store.facts import measurements_of, read_number, record_plan, trials_of
+from ablate.store.store import Store, open_store
+from tests.studies import toy_plan
+
+DONE = Ending("ok", "done", seconds=1.5, exit_code=0)
+LOST = Ending("lost", "waiting")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = open_store(tmp_path / "runs" / "ablate.db", create=True)
+    record_plan(store, toy_plan(tmp_path))
+    for name in ("r1", "r2"):
+        facts = {"host": "h", "boot_id": "b", "lock_file": f"/nowhere/{name}", "command": "test"}
+        claims.register_runner(store, runner_id=name, study_id=1, facts=facts)
+    return store
+
+
+def take(store: Store, runner: str = "r1", **options: Any) -> Claim:
+    claim = claims.claim_trial(
+        store, runner_id=runner, study_id=1, arms=None, slot="cpu0", attempt_values={}, **options
+    )
+    assert claim is not None
+    return claim
+
+
+def final(store: Store) -> list[tuple[str, int, str, float]]:
+    rows = measurements_of(store, 1, final=True)
+    return [(row.arm, row.seed, row.metric, read_number(row.value, row.kind)) for row in rows]
+
+
+def test_trials_are_claimed_in_plan_order_until_none_waits(store: Store) -> None:
+    claimed = [take(store) for _ in range(6)]
+    assert [(json.loads(c.settings_json)["level"], c.seed) for c in claimed] == [
+        (1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2),
+    ]  # fmt: skip
+    assert claims.claim_trial(store, runner_id="r1", study_id=1, arms=None, slot="", attempt_values={}) is None
+
+
+def test_only_some_arms_are_claimed(store: Store) -> None:
+    options = {"runner_id": "r1", "study_id": 1, "slot": "", "attempt_values": {}}
+    got = [claims.claim_trial(store, arms=["three"], **options) for _ in range(3)]
+    assert [json.loads(c.settings_json)["level"] for c in got if c] == [3, 3]
+
+
+def test_a_result_is_kept_with_every_kind_of_number(store: Store) -> None:
+    claim = take(store)
+    claims.add_measurements(store, [(claim, [{"epoch": 1, "values": {"acc": 0.25, "loss": "nan"}}])])
+    claims.finish(store, claim, DONE, {"acc": 0.5, "loss": math.inf})
+    assert final(store) == [("baseline", 1, "acc", 0.5), ("baseline", 1, "loss", math.inf)]
+    epochs = measurements_of(store, 1, final=False)
+    assert [(row.metric, row.epoch, row.kind) for row in epochs] == [("acc", 1, "num"), ("loss", 1, "nan")]
+
+
+def test_an_epoch_recorded_again_replaces_the_former_value(store: Store) -> None:
+    claim = take(store)
+    for value in (0.1, 0.2):
+        claims.add_measurements(store, [(claim, [{"epoch": 1, "values": {"acc": value}}] * 2)])
+    claims.finish(store, claim, DONE, {"acc": 1.0})
+    assert [row.value for row in measurements_of(store, 1, final=False)] == [0.2]
+
+
+def test_who_was_taken_over_writes_nothing_more(store: Store) -> None:
+    late = take(store, "r1")
+    (held,) = claims.held_trials(store)
+    assert claims.take_back(store, held, LOST)
+    new = take(store, "r2")
+    assert (new.trial, new.number, new.earlier) == (late.trial, 2, ("trials/" + late.fingerprint[:16] + "/1",))
+    assert claims.add_measurements(store, [(late, [{"epoch": 1, "values": {"acc": 9.0}}])]) == [late]
+    with pytest.raises(Fenced):
+        claims.finish(store, late, DONE, {"acc": 9.0})
+    claims.finish(store, new, DONE, {"acc": 1.0})
+    with pytest.raises(Fenced):
+        claims.finish(store, late, DONE, {"acc": 9.0})
+    assert final(store) == [("baseline", 1, "acc", 1.0)]
+
+
+def test_a_result_replaces_what_lost_attempts_measured(store: Store) -> None:
+    first = take(store)
+    claims.add_measurements(store, [(first, [{"epoch": e, "values": {"acc": 0.1}} for e in (1, 2, 3)])])
+    assert claims.take_back(store, claims.held_trials(store)[0], LOST)
+    second = take(store)
+    claims.add_measurements(store, [(second, [{"epoch": 1, "values": {"acc": 0.7}}])])
+    claims.finish(store, second, DONE, {"acc": 0.7})
+    assert [(row.epoch, row.value) for row in measurements_of(store, 1, final=False)] == [(1, 0.7)]
+
+
+def test_an_owner_that_renewed_is_not_taken_from(store: Store) -> None:
+    take(store, lease_s=0.0)
+    (held,) = claims.held_trials(store)
+    claims.renew(store, "r1", lease_s=60.0)
+    assert not claims.take_back(store, held, LOST)
+    assert claims.held_trials(store)[0].lease_until > time.time() + 30
+
+
+def test_two_cannot_take_back_the_same_trial(store: Store) -> None:
+    take(store)
+    (held,) = claims.held_trials(store)
+    assert [claims.take_back(store, held, LOST) for _ in range(2)] == [True, False]
+
+
+def test_failed_trials_wait_again_after_a_retry(store: Store) -> None:
+    claim = take(store)
+    claims.finish(store, claim, Ending("error", "failed", reason="error: boom", errors=1))
+    assert trials_of(store, 1)[0].reason == "error: boom"
+    assert claims.reopen(store, 1, states=["failed"], arms=["two"]) == 0
+    assert claims.reopen(store, 1, states=["failed"]) == 1
+    assert take(store).number == 2
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE trial SET state = 'running' WHERE id = 1",
+        "UPDATE trial SET state = 'done' WHERE id = 1",
+        "UPDATE trial SET owner = 'r1' WHERE id = 1",
+        "UPDATE trial SET state = 'nonsense' WHERE id = 1",
+        "INSERT INTO attempt (trial, claim, runner, slot, folder, started) VALUES (2, 7, 'r1', '', '', 0)",
+        "UPDATE attempt SET outcome = 'ok'",
+    ],
+)
+def test_the_schema_refuses_what_must_not_be(store: Store, statement: str) -> None:
+    for _ in range(2):
+        take(store)
+    store.write(lambda c: c.execute(text("UPDATE trial SET state='waiting', owner=NULL, lease_until=NULL WHERE id=1")))
+    with pytest.raises(Exception, match="constraint failed") as caught:
+        store.write(lambda connection: connection.execute(text(statement)))
+    assert isinstance(caught.value.__cause__, IntegrityError)
+
+
+def _claim_all(path: Path, runner: str, answers: Any) -> None:
+    store = open_store(path)
+    facts = {"host": "h", "boot_id": "b", "lock_file": "", "command": "test"}
+    claims.register_runner(store, runner_id=runner, study_id=1, facts=facts)
+    got = []
+    while claim := claims.claim_trial(store, runner_id=runner, study_id=1, arms=None, slot="", attempt_values={}):
+        got.append(claim.trial)
+        claims.finish(store, claim, DONE, {"acc": 1.0})
+    answers.put(got)
+
+
+def test_six_processes_never_claim_a_trial_twice(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "ablate.db"
+    record_plan(open_store(path, create=True), toy_plan(tmp_path, overrides=["seeds=60"]))
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    processes = [context.Process(target=_claim_all, args=(path, f"p{i}", answers)) for i in range(6)]
+    for process in processes:
+        process.start()
+    claimed = [trial for _ in processes for trial in answers.get(timeout=120)]
+    for process in processes:
+        process.join()
+    assert sorted(claimed) == list(range(1, 181))

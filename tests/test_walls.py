@@ -1,0 +1,110 @@
+"""Imports point left only: errors < stats < study < plan < store < train < run < analyse < report, mirror < cli."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ablate
+
+PACKAGE = Path(ablate.__file__).parent
+ORDER = ["errors", "stats", "study", "plan", "store", "train", "run", "analyse", "report", "cli"]
+
+# rooms that a room left of it may not know either, by DESIGN's column "keeps out"
+KEPT_OUT = {
+    "stats": {"errors", "study", "plan"},
+    "store": {"train", "run"},
+    "train": {"store", "plan"},
+    "analyse": {"run", "train"},
+    "report": {"store", "run", "train"},
+}
+LIBRARIES_KEPT_OUT = {
+    "stats": {"torch", "pandas", "sqlalchemy", "rich"},
+    "study": {"torch", "sqlalchemy", "pandas", "numpy"},
+    "plan": {"torch", "sqlalchemy", "pandas", "numpy", "os", "time", "datetime"},
+    "store": {"torch", "pandas"},
+    "run": {"torch", "pandas", "optuna"},
+    "analyse": {"torch", "optuna"},
+    "report": {"torch", "sqlalchemy", "optuna"},
+    "cli": {"torch", "pandas", "optuna", "sqlalchemy"},
+}
+# train/ reads these without torch, so that the runner can
+TORCH_FREE = ["ablate.train", "ablate.train.folder", "ablate.train.seeding"]
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write the whole name"
+            yield str(node.module), node.lineno
+            if node.module == "ablate":
+                yield from ((f"ablate.{alias.name}", node.lineno) for alias in node.names)
+
+
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if room_of(path) not in ("__init__", "__main__")]
+
+
+def test_every_file_is_in_a_known_room() -> None:
+    assert {room_of(path) for path in FILES} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_left(path: Path) -> None:
+    room = room_of(path)
+    for name, line in imports_of(path):
+        top, *rest = name.split(".")
+        if top == "ablate" and rest and rest[0] in ORDER:
+            assert ORDER.index(rest[0]) <= ORDER.index(room), f"{path}:{line}: {room} imports {name}, to its right"
+            assert rest[0] not in KEPT_OUT.get(room, set()), f"{path}:{line}: {room} keeps out {rest[0]}"
+        assert top not in LIBRARIES_KEPT_OUT.get(room, set()), f"{path}:{line}: {room} keeps out {top}"
+
+
+def modules_after(code: str, cwd: Path) -> set[str]:
+    code = f"{code}\nimport sys, json\nprint('@@' + json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=cwd)
+    return set(json.loads(done.stdout.rpartition("@@")[2]))
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_the_runner_reads_attempt_folders_without_torch(module: str, tmp_path: Path) -> None:
+    assert "torch" not in modules_after(f"import {module}", tmp_path)
+
+
+def test_the_runner_itself_has_no_torch(tmp_path: Path) -> None:
+    loaded = modules_after("import ablate.run.runner, ablate.run.progress", tmp_path)
+    assert not loaded & {"torch", "pandas", "optuna"}
+
+
+def call(arguments: list[str]) -> str:
+    return f"""
+import sys
+from ablate.cli import main
+sys.argv = ["ablate", *{arguments!r}]
+try:
+    main()
+except SystemExit as end:
+    assert end.code in (0, None), end.code
+"""
+
+
+def test_help_loads_neither_torch_nor_pandas_nor_optuna(tmp_path: Path) -> None:
+    loaded = modules_after(call(["--help"]), tmp_path)
+    assert not loaded & {"torch", "pandas", "optuna", "sqlalchemy", "pydantic", "rich.console", "numpy"}
+
+
+def test_plan_loads_neither_torch_nor_pandas_nor_optuna(tmp_path: Path) -> None:
+    study = PACKAGE.parent / "studies" / "basenet.yaml"
+    loaded = modules_after(call(["plan", str(study), "--profile", "quick"]), tmp_path)
+    assert not loaded & {"torch", "pandas", "optuna"}

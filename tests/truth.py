@@ -1,0 +1,165 @@
+"""The truth study: a store filled with numbers that we chose, so that every effect a report prints can be wrong.
+
+A value is ``truth(steps) + shared(seed) + own(arm, seed)``. The shared part is the same in every arm and so cancels in
+paired differences; the own part has mean zero over the seeds and cancels in the mean. With all seeds there, the mean
+difference of two arms is exactly the difference of their truths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ablate.plan.trials import Plan, make_plan
+from ablate.store.claims import Claim, Ending, claim_trial, finish, register_runner
+from ablate.store.facts import StoredStudy, find_study, record_plan
+from ablate.store.store import Store, open_store
+from ablate.study.document import Document
+from ablate.study.schema import Study, from_document
+
+BASE = 30.0
+GAINS = {"batchnorm": 8.0, "batchnorm-after-relu": 6.5, "depth-6": 4.0, "residual": 2.5, "residual-scale": 0.5}
+SHARED = {1: 0.6, 2: -0.3, 3: 0.1, 4: -0.5, 5: 0.1}
+OWN = (0.2, -0.3, 0.1, 0.25, -0.25)
+
+STUDY: dict[str, Any] = {
+    "schema": "ablate/v1",
+    "name": "basenet",
+    "question": "Which of the changes to BaseNet earn their place on CIFAR-100?",
+    "task": "basenet:train",
+    "metrics": {
+        "val_acc": {"goal": "max", "unit": "%"},
+        "macro_f1": {"goal": "max", "unit": "%"},
+    },
+    "settings": {
+        "model": {"norm": "none", "depth": 4, "residual": False, "residual_scale": 1.0},
+        "train": {"lr": 0.1, "epochs": 15},
+    },
+    "steps": [
+        {"name": "batchnorm", "title": "BatchNorm after each conv, before ReLU", "set": {"model.norm": "before_relu"}},
+        {
+            "name": "batchnorm-after-relu",
+            "title": "BatchNorm after each conv, after ReLU",
+            "set": {"model.norm": "after_relu"},
+            "from": "baseline",
+            "branch": True,
+        },
+        {"name": "depth-6", "title": "depth 4 → 6", "set": {"model.depth": 6}},
+        {"name": "residual", "title": "residual connections", "set": {"model.residual": True}},
+        {
+            "name": "residual-scale",
+            "title": "residual scale 0.1",
+            "set": {"model.residual_scale": 0.1},
+            "requires": ["residual"],
+        },
+    ],
+    "designs": ["ladder"],
+    "seeds": 5,
+}
+
+
+def truth_study(**changes: Any) -> Study:
+    """Return the truth study with some of its keys replaced; None takes a key away."""
+    values = {key: value for key, value in {**STUDY, **changes}.items() if value is not None}
+    return from_document(values, Document("basenet.yaml", values, {}), "")
+
+
+def truth(steps: tuple[str, ...]) -> float:
+    """Return the expected accuracy (%) of an arm with these steps; the steps do not interact."""
+    return BASE + sum(GAINS.get(step, 1.0) for step in steps)
+
+
+def metrics_of(steps: tuple[str, ...], seed: int, *, position: int) -> dict[str, float]:
+    """Return what a trial measures. ``position`` is the arm's place in the plan."""
+    own = OWN[(seed - 1 + position) % len(OWN)] * (-1) ** (position // len(OWN))
+    accuracy = truth(steps) + SHARED[seed] + own
+    return {
+        "val_acc": accuracy,
+        "macro_f1": 0.95 * accuracy - 1 + own / 2,
+        "val_loss": 4.6 - accuracy / 20,
+        "parameters": 1.2e6 + 250_000 * len(steps),
+        "flops": 35e6 + 10e6 * len(steps),
+        "images_per_s": 5200.0,
+    }
+
+
+Measure = Callable[[Plan, str, int], dict[str, float]]
+
+
+def measure_truth(plan: Plan, arm: str, seed: int) -> dict[str, float]:
+    names = [each.name for each in plan.arms]
+    return metrics_of(plan.arm(arm).steps, seed, position=names.index(arm))
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of one trial, where it is not that it finishes with what the truth says."""
+
+    outcome: str = "ok"
+    state: str = "done"
+    reason: str | None = None
+    metrics: Mapping[str, float] | None = None
+    code: str = "c0de"
+    seconds: float | None = None
+
+
+DIVERGED = Fate("diverged", metrics={"val_acc": float("nan"), "val_loss": float("inf")})
+FAILED = Fate("oom", "failed", reason="out of memory: 23.1 GiB of 24 GiB in use")
+WAITING = Fate(state="waiting")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A store that holds the study, ready to be analysed."""
+
+    store: Store
+    stored: StoredStudy
+    plan: Plan = field(repr=False)
+
+
+def fill(
+    folder: Path,
+    study: Study,
+    fates: Mapping[tuple[str, int], Fate] | None = None,
+    measure: Measure = measure_truth,
+) -> Filled:
+    """Record the study's plan and run all of its trials as a runner would; ``fates`` go by (arm, seed)."""
+    store = open_store(folder / "ablate.db", create=True)
+    plan = make_plan(study)
+    study_id = record_plan(store, plan)
+    facts = {"host": "here", "boot_id": "b", "lock_file": "l", "command": "ablate run"}
+    register_runner(store, runner_id="r", study_id=study_id, facts=facts)
+    of_trial = {(each.trial.fingerprint): (each.arm, each.seed) for each in reversed(plan.replicates)}
+    by_trial = {r.trial.fingerprint: fate for r in plan.replicates if (fate := (fates or {}).get((r.arm, r.seed)))}
+    put_back = []
+    while claim := _claim(store, study_id):
+        arm, seed = of_trial[claim.fingerprint]
+        fate = by_trial.get(claim.fingerprint, Fate())
+        if fate.state == "waiting":
+            put_back.append(claim)
+        elif fate.state != "running":
+            _finish(store, claim, fate, measure(plan, arm, seed))
+    for claim in put_back:
+        finish(store, claim, Ending("interrupted", "waiting"))
+    return Filled(store, find_study(store, study.title), plan)
+
+
+def _claim(store: Store, study_id: int) -> Claim | None:
+    values = {"code_sha256": None, "environment_json": "{}"}
+    return claim_trial(
+        store, runner_id="r", study_id=study_id, arms=None, slot="cpu:0", attempt_values=values, lease_s=1e9
+    )
+
+
+def _finish(store: Store, claim: Claim, fate: Fate, metrics: Mapping[str, float]) -> None:
+    from sqlalchemy import update
+
+    from ablate.store.tables import attempt
+
+    seconds = fate.seconds if fate.seconds is not None else 40.0 + 7.0 * claim.seed
+    ending = Ending(fate.outcome, fate.state, reason=fate.reason, error=fate.reason, seconds=seconds)
+    finish(store, claim, ending, fate.metrics if fate.metrics is not None else metrics)
+    mine = (attempt.c.trial == claim.trial) & (attempt.c.claim == claim.number)
+    store.write(lambda connection: connection.execute(update(attempt).where(mine).values(code_sha256=fate.code)))
