@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from ablate.plan.trials import Plan
     from ablate.run.runner import Summary
+    from ablate.run.studies import OldCode
     from ablate.store.store import Store
 
 STORE_HELP = "Path or URL of the store [default: runs/ablate.db of the project; $ABLATE_STORE]."
@@ -143,6 +144,8 @@ def validate(studies: tuple[str, ...]) -> None:
 @_store_option
 @_data_option
 @click.option("-j", "--jobs", type=click.IntRange(1, 1024), help="At most so many trials at once.")
+@click.option("--keep", "choice", flag_value="keep", help="The code has changed: keep what older code trained.")
+@click.option("--fresh", "choice", flag_value="fresh", help="The code has changed: train that again.")
 def run(
     study: str,
     profile: str | None,
@@ -152,10 +155,26 @@ def run(
     location: str | None,
     data_dir: Path | None,
     jobs: int | None,
+    choice: str | None,
 ) -> None:
     """Run what is missing of a study, then print its table. The same command resumes it."""
+    from ablate.run.progress import Progress
+    from ablate.run.runner import Options
+    from ablate.run.studies import run_study
+    from ablate.store.store import open_store
+
     made = _open_plan(study, profile, overrides, seeds, only)
-    summary, store = _run(made, study, location, data_dir, jobs, restricted=only is not None)
+    arms = tuple(dict.fromkeys(each.arm for each in made.replicates)) if only else None
+    _say(f"{made.study.title}: {_size(made)}")
+    summary, store = run_study(
+        made,
+        study_folder=Path(study).resolve().parent,
+        existing=_existing_store(location, read_only=False),
+        make_store=lambda: open_store(_location(location), folder=_runs_folder(location), create=True),
+        options=Options(jobs=jobs, arms=arms, data_dir=data_dir),
+        old_code=lambda count: _old_code(count, choice),
+        progress=lambda trials: Progress(made.study, trials, _stderr()),
+    )
     _say_summary(made, summary)
     if summary.count("done"):
         _print_terminal_report(store, made.study.title)
@@ -273,58 +292,26 @@ def _open_plan(study: str, profile: str | None, overrides: Sequence[str], seeds:
     return open_plan(study, profile=profile, overrides=overrides, only=_split(only))
 
 
-def _run(
-    made: Plan, study: str, location: str | None, data_dir: Path | None, jobs: int | None, *, restricted: bool
-) -> tuple[Summary, Store]:
-    from ablate.run.progress import Progress
-    from ablate.run.runner import Options, Runner, check_task
-    from ablate.run.slots import SlotPool
-    from ablate.run.workers import Workers
-    from ablate.store.facts import record_plan, states_of
-    from ablate.store.store import open_store
-
-    SlotPool(made.study.resources, threads=made.study.execution.threads)  # no GPU: said before anything is written
-    folder = Path(study).resolve().parent
-    log = Path(tempfile.mkdtemp(prefix="ablate-")) / "server.log"
-    workers = Workers(log)
-    workers.start()
-    try:
-        existing = _existing_store(location, read_only=False)
-        states = states_of(existing, list(made.trials())) if existing else {}
-        if any(states.get(name) != "done" for name in made.trials()):
-            check_task(made, workers, folder)
-        store = existing or open_store(_location(location), folder=_runs_folder(location), create=True)
-        study_id = record_plan(store, made)
-        arms = tuple(dict.fromkeys(each.arm for each in made.replicates)) if restricted else None
-        options = Options(jobs=jobs, arms=arms, data_dir=data_dir)
-        _say(f"{made.study.title}: {_size(made)}")
-        runner = Runner(
-            store,
-            made,
-            study_id,
-            workers=workers,
-            study_folder=folder,
-            options=options,
-            progress=lambda trials: Progress(made.study, trials, _stderr()),
-        )
-        return runner.run(), store
-    finally:
-        workers.close()
-        _remove(log)
+def _old_code(count: int, choice: str | None) -> OldCode:
+    """Return what to do with finished trials of other code: what the options say, or what a person answers."""
+    if choice is not None:
+        return "keep" if choice == "keep" else "fresh"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return "ask"
+    _say(f"the task's code has changed since {_count(count, 'finished trial')} of this study")
+    answer = click.prompt("keep them, or train them afresh?", type=click.Choice(["keep", "fresh"]), err=True)
+    return "keep" if answer == "keep" else "fresh"
 
 
 def _time_arms(made: Plan, study: str, data_dir: Path | None) -> dict[str, float]:
+    from ablate.run.studies import worker_server
     from ablate.run.timing import time_arms
-    from ablate.run.workers import Workers
     from ablate.study.words import duration
 
-    log = Path(tempfile.mkdtemp(prefix="ablate-")) / "server.log"
-    workers = Workers(log)
-    workers.start()
     environment = {"ABLATE_DATA": str(data_dir.resolve())} if data_dir else {}
     found = {}
-    try:
-        folder = Path(study).resolve().parent
+    folder = Path(study).resolve().parent
+    with worker_server() as workers:
         for timing in time_arms(made, workers, study_folder=folder, environment=environment):
             if timing.error:
                 _say(f"{timing.arm}: not timed: {timing.error}")
@@ -333,9 +320,6 @@ def _time_arms(made: Plan, study: str, data_dir: Path | None) -> dict[str, float
             else:
                 found[timing.arm] = timing.trial_s
                 _say(f"{timing.arm}: about {duration(timing.trial_s)} a trial")
-    finally:
-        workers.close()
-        _remove(log)
     return found
 
 
@@ -435,9 +419,3 @@ def _crash_file() -> Path:
     path = Path(tempfile.gettempdir()) / f"ablate-crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     path.write_text(f"ablate {__version__}, {sys.version}\n{shlex.join(sys.argv)}\n\n{traceback.format_exc()}")
     return path
-
-
-def _remove(log: Path) -> None:
-    import shutil
-
-    shutil.rmtree(log.parent, ignore_errors=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -10,7 +11,7 @@ from ablate.analyse.findings import Status, TrialResult
 from ablate.errors import StoreError
 from ablate.plan.trials import Plan, make_plan
 from ablate.stats.intervals import is_usable
-from ablate.store.facts import StoredStudy, StoredTrial, measurements_of, read_number, trials_of
+from ablate.store.facts import StoredStudy, StoredTrial, read_number, results_of
 from ablate.store.store import Store
 from ablate.study.document import Document
 from ablate.study.schema import from_document
@@ -34,9 +35,15 @@ def stored_plan(stored: StoredStudy) -> Plan:
 
 def read_results(store: Store, stored: StoredStudy, plan: Plan) -> Results:
     """Return, by arm in plan order, one result per planned seed; a trial that was never asked for is ``waiting``."""
-    found = {(row.arm, row.seed): row for row in trials_of(store, stored.id)}
+    trials, measurements = results_of(store, stored.id)  # read at once: a trial may end at any moment
+    return results_from(trials, measurements, plan)
+
+
+def results_from(trials: Sequence[StoredTrial], measurements: Sequence[Any], plan: Plan) -> Results:
+    """Order what was read from the store as ``read_results`` gives it."""
+    found = {(row.arm, row.seed): row for row in trials}
     values: dict[tuple[str, int], dict[str, float]] = {}
-    for row in measurements_of(store, stored.id, final=True):
+    for row in measurements:
         values.setdefault((row.arm, row.seed), {})[row.metric] = read_number(row.value, row.kind)
     results: dict[str, list[TrialResult]] = {arm.name: [] for arm in plan.arms}
     for replicate in plan.replicates:

@@ -21,10 +21,10 @@ from typing import Any
 
 from ablate.errors import EXIT_ENVIRONMENT, AblateError, EnvironmentFault, Fault
 from ablate.plan.trials import Plan
-from ablate.run.code import code_sha256, environment_facts
 from ablate.run.locks import FileLock, boot_id, is_free
 from ablate.run.outcomes import decide
 from ablate.run.progress import FAILURE_LINES, Progress
+from ablate.run.provenance import git_facts, gpu_facts, machine_facts
 from ablate.run.slots import Slot, SlotPool
 from ablate.run.workers import Exit, Workers
 from ablate.store import claims
@@ -108,6 +108,7 @@ class Runner:
         workers: Workers,
         study_folder: Path,
         options: Options,
+        code: str,
         progress: Callable[[Sequence[StoredTrial]], Progress],
     ) -> None:
         self.id = uuid.uuid4().hex
@@ -126,8 +127,9 @@ class Runner:
         self._fault: Fault | None = None
         self._next_flush = self._next_renewal = self._next_claim = self._next_look = 0.0
         self._elsewhere = 0
-        self._facts = environment_facts()
-        self._code = code_sha256(plan.study.task, study_folder)
+        self._facts = machine_facts() | git_facts(study_folder, store.folder / "diffs")
+        self._gpu_facts: dict[str, dict[str, str]] = {}
+        self._code = code
 
     def run(self) -> Summary:
         """Run until every trial of the plan is done or failed. Raises EnvironmentFault where no trial could run."""
@@ -185,16 +187,26 @@ class Runner:
             self._start(claim, slot)
 
     def _claim(self, slot: Slot) -> Claim | None:
-        facts = {**self._facts, "device": slot.name}
+        facts = {**self._facts, **self._facts_of(slot), "slot": slot.name}
+        facts["threads"] = str(self._plan.study.execution.threads)
         return claims.claim_trial(
             self._store,
             runner_id=self.id,
             study_id=self._study_id,
             arms=self._options.arms,
             slot=slot.name,
-            attempt_values={"code_sha256": self._code, "environment_json": json.dumps(facts, sort_keys=True)},
+            code=self._code,
+            environment=facts,
             lease_s=self._options.lease_s,
         )
+
+    def _facts_of(self, slot: Slot) -> dict[str, str]:
+        """Ask for a GPU's model and driver once; the query takes a second on some hosts."""
+        if not self._plan.study.resources.gpus:
+            return {}
+        if slot.name not in self._gpu_facts:
+            self._gpu_facts[slot.name] = gpu_facts(slot.name)
+        return self._gpu_facts[slot.name]
 
     def _start(self, claim: Claim, slot: Slot) -> None:
         study = self._plan.study
@@ -313,7 +325,7 @@ class Runner:
             resumed_from = int(result.resumed_from) if result.resumed_from else None
             ending = Ending(
                 outcome, "", error=result.error or None, exit_code=end.exit_code, signal=end.signal,
-                seconds=result.seconds, resumed_from=resumed_from,
+                seconds=result.seconds, resumed_from=resumed_from, facts=result.facts,
             )  # fmt: skip
         if result is not None and result.exit_code == EXIT_ENVIRONMENT:
             # not the trial's fault: it waits until the data or the machine is there

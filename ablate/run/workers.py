@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,8 @@ class Workers:
 
     def spawn(self, folder: Path, environment: dict[str, str]) -> int:
         """Start a worker on an attempt folder and return its process id. Raises EnvironmentFault."""
+        if self._process is None:
+            self.start()
         key = str(folder)
         message = {"spawn": key, "folder": key, "environment": environment}
         try:
@@ -74,7 +77,9 @@ class Workers:
 
     def wait(self, seconds: float) -> list[Exit]:
         """Wait up to ``seconds`` for workers to end, and return those that did."""
-        if not self._exits:
+        if self._process is None:
+            time.sleep(seconds)
+        elif not self._exits:
             self._read(seconds, patient=False)
         ended, self._exits = self._exits, []
         return ended

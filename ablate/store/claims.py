@@ -7,12 +7,13 @@ without renewal; on one host the kernel's lock on the runner's file tells earlie
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ablate.store.facts import stored_number
@@ -55,6 +56,7 @@ class Ending:
     resumed_from: int | None = None
     errors: int = 0
     idle_deaths: int = 0
+    facts: Mapping[str, str] = field(default_factory=dict)  # joined to the attempt's environment
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,14 @@ def claim_trial(
     study_id: int,
     arms: Sequence[str] | None,
     slot: str,
-    attempt_values: Mapping[str, Any],
+    code: str = "",
+    environment: Mapping[str, str] | None = None,
     lease_s: float = LEASE_S,
 ) -> Claim | None:
-    """Claim the first waiting trial of a study version in plan order and open its attempt; None where none waits."""
+    """Claim the first waiting trial of a study version in plan order and open its attempt; None where none waits.
+
+    ``code`` is the hash of the task's source: the attempt goes on from checkpoints of the same code alone.
+    """
     waiting = (
         select(trial.c.id)
         .join_from(replicate, trial, trial.c.id == replicate.c.trial)
@@ -120,10 +126,11 @@ def claim_trial(
         row = connection.execute(query).first()
         if row is None:
             return None
-        earlier = _folders(connection, row.id)
+        earlier = _folders(connection, row.id, code)
         values = {"trial": row.id, "claim": row.claim, "runner": runner_id, "slot": slot, "started": now}
         values["folder"] = attempt_folder(row.fingerprint, row.claim)
-        connection.execute(insert(attempt).values(**values, **attempt_values))
+        values |= {"code_sha256": code, "environment_json": json.dumps(environment or {}, sort_keys=True)}
+        connection.execute(insert(attempt).values(**values))
         return Claim(
             row.id,
             row.claim,
@@ -280,6 +287,16 @@ def reopen(store: Store, study_id: int, *, states: Sequence[str], arms: Sequence
     return store.write(lambda connection: connection.execute(query).rowcount)
 
 
+def retrain(store: Store, fingerprints: Sequence[str]) -> None:
+    """Make finished trials wait again. Their measurements are replaced when the new attempt has a result."""
+    query = (
+        update(trial)
+        .where(trial.c.fingerprint == bindparam("name"), trial.c.state == "done")
+        .values(state="waiting", result_claim=None, errors=0, idle_deaths=0)
+    )
+    store.write(lambda connection: connection.execute(query, [{"name": name} for name in fingerprints]))
+
+
 def _holds(connection: Connection, trial_id: int, number: int) -> bool:
     query = select(trial.c.id).where(trial.c.id == trial_id, trial.c.claim == number, trial.c.state == "running")
     if connection.dialect.name == "postgresql":
@@ -308,9 +325,14 @@ def _upsert(connection: Connection, claim: Claim, records: Sequence[Mapping[str,
 
 
 def _close(connection: Connection, trial_id: int, number: int, ending: Ending) -> None:
+    this = (attempt.c.trial == trial_id) & (attempt.c.claim == number)
+    if ending.facts:
+        known = json.loads(connection.execute(select(attempt.c.environment_json).where(this)).scalar() or "{}")
+        text = json.dumps({**known, **ending.facts}, sort_keys=True)
+        connection.execute(update(attempt).where(this).values(environment_json=text))
     query = (
         update(attempt)
-        .where(attempt.c.trial == trial_id, attempt.c.claim == number, attempt.c.ended.is_(None))
+        .where(this, attempt.c.ended.is_(None))
         .values(
             ended=time.time(),
             outcome=ending.outcome,
@@ -328,6 +350,6 @@ def _final_of(trial_id: int) -> Any:
     return (measurement.c.trial == trial_id) & measurement.c.epoch.is_(None)
 
 
-def _folders(connection: Connection, trial_id: int) -> tuple[str, ...]:
-    query = select(attempt.c.folder).where(attempt.c.trial == trial_id).order_by(attempt.c.claim.desc())
-    return tuple(connection.execute(query).scalars())
+def _folders(connection: Connection, trial_id: int, code: str) -> tuple[str, ...]:
+    query = select(attempt.c.folder).where(attempt.c.trial == trial_id, attempt.c.code_sha256 == code)
+    return tuple(connection.execute(query.order_by(attempt.c.claim.desc())).scalars())

@@ -104,6 +104,15 @@ def find_study(store: Store, title: str | None = None) -> StoredStudy:
 
 def trials_of(store: Store, study_id: int) -> list[StoredTrial]:
     """Return the replicates of a study version in plan order."""
+    return store.read(lambda connection: select_trials(connection, study_id))
+
+
+def results_of(store: Store, study_id: int) -> tuple[list[StoredTrial], list[Row[Any]]]:
+    """Return the replicates of a study version and their final measurements as they stand at one moment."""
+    return store.read(lambda c: (select_trials(c, study_id), select_measurements(c, study_id, final=True)))
+
+
+def select_trials(connection: Connection, study_id: int) -> list[StoredTrial]:
     standing = func.coalesce(trial.c.result_claim, trial.c.claim)
     query = (
         select(
@@ -126,7 +135,7 @@ def trials_of(store: Store, study_id: int) -> list[StoredTrial]:
         .where(arm.c.study == study_id)
         .order_by(replicate.c.position)
     )
-    return store.read(lambda connection: [StoredTrial(**row._mapping) for row in connection.execute(query)])
+    return [StoredTrial(**row._mapping) for row in connection.execute(query)]
 
 
 def measurements_of(store: Store, study_id: int, *, final: bool) -> list[Row[Any]]:
@@ -134,6 +143,10 @@ def measurements_of(store: Store, study_id: int, *, final: bool) -> list[Row[Any
 
     ``read_number(row.value, row.kind)`` is the number, NaN and infinities included.
     """
+    return store.read(lambda connection: select_measurements(connection, study_id, final=final))
+
+
+def select_measurements(connection: Connection, study_id: int, *, final: bool) -> list[Row[Any]]:
     query = (
         select(
             arm.c.name.label("arm"),
@@ -150,7 +163,7 @@ def measurements_of(store: Store, study_id: int, *, final: bool) -> list[Row[Any
         .where(measurement.c.epoch.is_(None) if final else measurement.c.epoch.is_not(None))
         .order_by(replicate.c.position, measurement.c.epoch, measurement.c.id)
     )
-    return store.read(lambda connection: list(connection.execute(query)))
+    return list(connection.execute(query))
 
 
 def known_seconds(store: Store, fingerprints: Sequence[str]) -> dict[str, float]:
@@ -165,6 +178,23 @@ def known_seconds(store: Store, fingerprints: Sequence[str]) -> dict[str, float]
                 .where(trial.c.fingerprint.in_(fingerprints[start : start + _CHUNK]), attempt.c.seconds.is_not(None))
             )
             found.update({row.fingerprint: row.seconds for row in connection.execute(query)})
+        return found
+
+    return store.read(work)
+
+
+def codes_of(store: Store, fingerprints: Sequence[str]) -> dict[str, str | None]:
+    """Return the hash of the code that trained each finished trial among ``fingerprints``, by fingerprint."""
+
+    def work(connection: Connection) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
+        for start in range(0, len(fingerprints), _CHUNK):
+            query = (
+                select(trial.c.fingerprint, attempt.c.code_sha256)
+                .join(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == trial.c.result_claim))
+                .where(trial.c.fingerprint.in_(fingerprints[start : start + _CHUNK]), trial.c.source == "trained")
+            )
+            found.update({row.fingerprint: row.code_sha256 for row in connection.execute(query)})
         return found
 
     return store.read(work)

@@ -115,7 +115,8 @@ def _value_flaws(
         base = get(settings, path)
     except KeyError:
         meant = did_you_mean(path, types)
-        hint = f"{meant}{'' if meant.endswith('?') else '.'} Or declare it in the settings, with null if it has no value yet"
+        stop = "" if meant.endswith("?") else "."
+        hint = f"{meant}{stop} Or declare it in the settings, with null if it has no value yet"
         yield Flaw(place, f"{name} sets `{path}`, which is not in the settings", hint)
         return
     if isinstance(base, dict):

@@ -247,6 +247,7 @@ def json_schema() -> dict[str, Any]:
             "description": "a named patch; maps merge deeply, lists are replaced, null deletes; steps by their names",
         },
     }
+    schema["properties"]["metrics"]["additionalProperties"] = False  # pydantic only gives the pattern of a good name
     schema["$defs"]["Design"] = {"anyOf": [{"enum": list(get_args(DesignName))}, _design_with_options()]}
     return schema
 

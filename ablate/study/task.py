@@ -31,9 +31,10 @@ def task_faults(task: str, folder: Path, *, where: str) -> Iterator[Fault]:
     try:
         with warnings.catch_warnings(action="ignore"):  # they will be said when the task is imported
             tree = ast.parse(file.read_bytes(), filename=str(file))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = getattr(error, "lineno", None)
-        why = getattr(error, "msg", None) or str(error) or type(error).__name__
+    except (RecursionError, MemoryError):
+        return  # nested too deeply to be looked at; importing it will tell
+    except (SyntaxError, ValueError) as error:
+        line, why = getattr(error, "lineno", None), getattr(error, "msg", str(error))
         yield Fault(f"the task is not valid Python: {why}", f"{file}:{line}" if line else str(file))
         return
     except OSError as error:

@@ -88,6 +88,7 @@ def train_classifier(
     augment = AugmentSettings.read(chosen.augment, "augment")
     be_repeatable(context)
     data = load(chosen.data, device=context.device)
+    context.fact("data_sha256", data.sha256())
     mean, std = (data.mean, data.std) if chosen.normalise else (None, None)
     augmenter = Augmenter(data.train.images, augment)
 

@@ -54,6 +54,7 @@ class Context:
         self.folder = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="ablate-"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resumed_from = ""
+        self.facts: dict[str, str] = {}
         self._files = AttemptFolder(self.folder)
         self._earlier = earlier
         self._fingerprint = fingerprint
@@ -118,6 +119,10 @@ class Context:
         path = self._files.artifacts / name
         os.replace(aside, path)
         return path
+
+    def fact(self, name: str, value: str) -> None:
+        """Note something about this attempt that is not declared and not measured, such as the hash of its data."""
+        self.facts[str(name)] = str(value)
 
     @property
     def stop_requested(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -73,6 +74,12 @@ class ImageData:
     std: Tensor
     read_test: Callable[[], Images]
     """Read the test set: a function, so that it is read once, when nothing is chosen any more."""
+
+    def sha256(self) -> str:
+        """Return the SHA-256 over the training part's images and labels, as they lie on the device."""
+        digest = hashlib.sha256(self.train.images.cpu().numpy().tobytes())
+        digest.update(self.train.labels.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def load(settings: Mapping[str, Any], *, device: str | torch.device = "cpu") -> ImageData:

@@ -60,7 +60,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Result:
-    """How an attempt ended: the content of ``result.json``. ``seconds`` is the wall time of the worker."""
+    """How an attempt ended: the content of ``result.json``.
+
+    ``seconds`` is the wall time of the worker; ``facts`` are what the task noted about itself, such as its data's hash.
+    """
 
     outcome: str
     metrics: dict[str, float] = field(default_factory=dict)
@@ -69,6 +72,7 @@ class Result:
     exit_code: int = 0
     seconds: float = 0.0
     resumed_from: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 class AttemptFolder:

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +54,9 @@ def run_attempt(path: str | Path) -> None:
     if result.outcome == "ok" and work.metrics and not math.isfinite(result.metrics[work.metrics[0]]):
         name = work.metrics[0]
         result = Result("diverged", result.metrics, error=f"{name} is {result.metrics[name]} at the end")
-    seconds = time.monotonic() - started
-    resumed_from = context.resumed_from if context else ""
-    folder.write_result(
-        Result(
-            result.outcome,
-            result.metrics,
-            error=result.error,
-            hint=result.hint,
-            exit_code=result.exit_code,
-            seconds=seconds,
-            resumed_from=resumed_from,
-        )
-    )
+    if context is not None:
+        result = replace(result, resumed_from=context.resumed_from, facts=context.facts)
+    folder.write_result(replace(result, seconds=time.monotonic() - started))
 
 
 def die_with(parent: int) -> None:

@@ -34,9 +34,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def take(store: Store, runner: str = "r1", **options: Any) -> Claim:
-    claim = claims.claim_trial(
-        store, runner_id=runner, study_id=1, arms=None, slot="cpu0", attempt_values={}, **options
-    )
+    claim = claims.claim_trial(store, runner_id=runner, study_id=1, arms=None, slot="cpu0", **options)
     assert claim is not None
     return claim
 
@@ -51,11 +49,11 @@ def test_trials_are_claimed_in_plan_order_until_none_waits(store: Store) -> None
     assert [(json.loads(c.settings_json)["level"], c.seed) for c in claimed] == [
         (1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2),
     ]  # fmt: skip
-    assert claims.claim_trial(store, runner_id="r1", study_id=1, arms=None, slot="", attempt_values={}) is None
+    assert claims.claim_trial(store, runner_id="r1", study_id=1, arms=None, slot="") is None
 
 
 def test_only_some_arms_are_claimed(store: Store) -> None:
-    options = {"runner_id": "r1", "study_id": 1, "slot": "", "attempt_values": {}}
+    options = {"runner_id": "r1", "study_id": 1, "slot": ""}
     got = [claims.claim_trial(store, arms=["three"], **options) for _ in range(3)]
     assert [json.loads(c.settings_json)["level"] for c in got if c] == [3, 3]
 
@@ -150,7 +148,7 @@ def _claim_all(path: Path, runner: str, answers: Any) -> None:
     facts = {"host": "h", "boot_id": "b", "lock_file": "", "command": "test"}
     claims.register_runner(store, runner_id=runner, study_id=1, facts=facts)
     got = []
-    while claim := claims.claim_trial(store, runner_id=runner, study_id=1, arms=None, slot="", attempt_values={}):
+    while claim := claims.claim_trial(store, runner_id=runner, study_id=1, arms=None, slot=""):
         got.append(claim.trial)
         claims.finish(store, claim, DONE, {"acc": 1.0})
     answers.put(got)

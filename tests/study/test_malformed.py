@@ -93,7 +93,7 @@ def assert_reads_well(message: str) -> None:
 
 def test_all_messages_are_kept() -> None:
     if UPDATING and set(SEEN) == set(STUDIES):
-        GOLDEN.write_text("\n".join(f"### {study}\n{SEEN[study]}" for study in STUDIES))
+        GOLDEN.write_text("".join(f"### {study}\n{SEEN[study]}\n" for study in STUDIES))
     assert sorted(golden_blocks()) == STUDIES
 
 

@@ -1,4 +1,4 @@
-"""The hash of a task's source, and the facts of the machine: what is not declared, and so stands on the attempt."""
+"""What is not declared, and so stands on the attempt: the code that ran, and the machine it ran on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
+import shlex
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ablate import __version__
+
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
+GIT_PATIENCE_S = 20
 
 
 def task_sources(task: str, study_folder: Path) -> list[Path]:
@@ -40,18 +47,44 @@ def code_sha256(task: str, study_folder: Path) -> str:
     return digest.hexdigest()
 
 
-def environment_facts() -> dict[str, str]:
-    """Return versions and host, without importing what is asked about."""
-    packages = {name: _version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn")}
+def machine_facts() -> dict[str, str]:
+    """Return versions, host and command, without importing what is asked about."""
     return {
         "ablate": __version__,
-        "python": platform.python_version(),
-        **packages,
-        "platform": platform.platform(),
-        "host": socket.gethostname(),
-        "cpu": _cpu_name(),
+        "command": shlex.join(["ablate", *sys.argv[1:]]),
         "cores": str(os.cpu_count()),
+        "cpu": _cpu_name(),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
     }
+
+
+def gpu_facts(uuid: str) -> dict[str, str]:
+    """Return the model and driver of one GPU, as `nvidia-smi` names them; nothing where it does not know the GPU."""
+    answer = _output(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", f"--id={uuid}"])
+    name, comma, driver = answer.strip().rpartition(", ")
+    return {"gpu": name, "driver": driver} if comma else {}
+
+
+def git_facts(study_folder: Path, diffs: Path) -> dict[str, str]:
+    """Return the commit of the study's repository, and where its uncommitted changes were kept.
+
+    The difference to the commit is written once to ``diffs/<its hash>.patch``. Nothing outside a repository.
+    """
+    commit = _output(["git", "-C", str(study_folder), "rev-parse", "HEAD"]).strip()
+    if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
+        return {}
+    difference = _output(["git", "-C", str(study_folder), "diff", "HEAD", "--no-color", "--no-ext-diff"])
+    if not difference:
+        return {"git_commit": commit}
+    name = hashlib.sha256(difference.encode()).hexdigest()[:16]
+    diffs.mkdir(parents=True, exist_ok=True)
+    patch = diffs / f"{name}.patch"
+    if not patch.exists():
+        patch.write_text(difference)
+    return {"git_commit": commit, "git_diff": f"{diffs.name}/{patch.name}"}
 
 
 def _beside(module: str, folder: Path) -> Path | None:
@@ -92,3 +125,14 @@ def _cpu_name() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _output(command: Sequence[str]) -> str:
+    """Return what a command prints; empty where it is missing, fails or takes too long."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=GIT_PATIENCE_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

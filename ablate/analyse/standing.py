@@ -1,0 +1,132 @@
+"""How far a study has come: what `ablate status` tells."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablate.analyse.findings import Counts, TrialResult, count
+from ablate.analyse.results import Results, results_from, stored_plan
+from ablate.store.facts import StoredStudy
+from ablate.store.history import History, StoredRunner, history_of
+from ablate.store.store import Store
+
+
+@dataclass(frozen=True)
+class ArmStanding:
+    name: str
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class RunnerStanding:
+    """A runner that is at work, or that died: ``trials`` are those it holds, as (arm, seed)."""
+
+    host: str
+    alive: bool
+    started: float
+    heartbeat: float
+    trials: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed trial, with the number of attempts that were made at it."""
+
+    arm: str
+    seed: int
+    outcome: str
+    attempts: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One moment of a study version. ``command`` runs what is missing of it."""
+
+    title: str
+    version: int
+    command: str
+    counts: Counts
+    arms: tuple[ArmStanding, ...]
+    runners: tuple[RunnerStanding, ...]
+    failures: tuple[Failure, ...]
+
+    @property
+    def orphans(self) -> int:
+        """Trials whose runner died: the next run takes them over."""
+        return sum(len(runner.trials) for runner in self.runners if not runner.alive)
+
+
+def standing(store: Store, stored: StoredStudy, *, is_alive: Callable[[StoredRunner], bool]) -> Standing:
+    """Return how far a study version has come, as of one moment of the store."""
+    history = history_of(store, stored.id)
+    plan = stored_plan(stored)
+    results = results_from(history.trials, history.measurements, plan)
+    return Standing(
+        title=stored.title,
+        version=stored.version,
+        command=run_command(stored, history),
+        counts=count(trial for trials in results.values() for trial in trials),
+        arms=tuple(ArmStanding(name, count(trials)) for name, trials in results.items()),
+        runners=_runners(history, is_alive),
+        failures=_failures(results),
+    )
+
+
+def run_command(stored: StoredStudy, history: History) -> str:
+    """Return the command that goes on with a study: the one it was last run with, its overrides included."""
+    plain = ["ablate", "run", stored.file, *(["--profile", stored.profile] if stored.profile else [])]
+    words = shlex.split(history.runners[-1].command) if history.runners else []
+    if "run" not in words[1:2] or Path(stored.file).name not in map(_last_part, words):
+        return shlex.join(plain)
+    words = ["ablate", *words[1:]]
+    left = any(trial.state in ("waiting", "running") for trial in history.trials)
+    # the arms that `--only` asked for are done: what waits are the others
+    return shlex.join(words if left else _without(words, "--only"))
+
+
+def _last_part(word: str) -> str:
+    return Path(word).name
+
+
+def _without(words: Sequence[str], option: str) -> list[str]:
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if not skip and word != option and not word.startswith(f"{option}="):
+            kept.append(word)
+        skip = word == option
+    return kept
+
+
+def _runners(history: History, is_alive: Callable[[StoredRunner], bool]) -> tuple[RunnerStanding, ...]:
+    """Return those at work and the dead that still hold trials; if nobody is at work, the last one where it died."""
+    held: dict[str, list[tuple[str, int]]] = {}
+    for attempt in history.attempts:
+        if attempt.ended is None:
+            held.setdefault(attempt.runner, []).append((attempt.arm, attempt.seed))
+    found = []
+    for runner in history.runners:
+        trials = tuple(held.get(runner.id, ()))
+        alive = is_alive(runner)
+        is_last_and_died = runner is history.runners[-1] and runner.ended is None
+        if alive or trials or is_last_and_died:
+            found.append(RunnerStanding(runner.host, alive, runner.started, runner.heartbeat, trials))
+    return tuple(found)
+
+
+def _failures(results: Results) -> tuple[Failure, ...]:
+    """Return the failed trials in plan order; one that two arms share is told of once."""
+    seen: dict[str, Failure] = {}
+    for arm, trials in results.items():
+        for trial in trials:
+            if trial.status == "failed":
+                seen.setdefault(trial.fingerprint, _failure(arm, trial))
+    return tuple(seen.values())
+
+
+def _failure(arm: str, trial: TrialResult) -> Failure:
+    return Failure(arm, trial.seed, trial.outcome or "", trial.attempts, trial.reason)

@@ -1,0 +1,164 @@
+"""A study version in Optuna's words: what its Optuna study should hold. Pure, and without Optuna.
+
+Levels are text from a list that is fixed per study version: to Optuna ``True``, ``1`` and ``1.0`` are one level, and a
+list of levels that grows is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ablate.mirror.facts import Stamp, TrialFacts, Try, Version
+from ablate.study.settings import leaves, show
+
+KEY = "ablate:trial"
+SPEC = "ablate:spec"
+# Optuna writes the whole list of levels beside each level of each trial; longer ones are told as attributes only
+MAX_LEVELS = 100
+
+
+@dataclass(frozen=True)
+class TrialPicture:
+    """One trial as Optuna keeps it. ``state`` is one of Optuna's names; times play no part in comparisons."""
+
+    state: str
+    levels: Mapping[str, str]
+    attributes: Mapping[str, Any]
+    epochs: Mapping[int, float]
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Times:
+    """When the attempt that counts began and ended, in Unix seconds."""
+
+    started: float
+    ended: float
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What all trials of an Optuna study share."""
+
+    name: str
+    direction: str
+    metric: str
+    levels: Mapping[str, tuple[str, ...]]
+    attributes: Mapping[str, Any]
+    of_arm: Mapping[str, Mapping[str, str]]  # arm → its levels
+
+
+def frame_of(version: Version) -> Frame:
+    """Return the frame of a study version. Every arm and seed of the plan has its level, whether it was run or not."""
+    settings = {name: dict(leaves(tree)) for name, tree in version.arms.items()}
+    paths = dict.fromkeys(path for tree in settings.values() for path in tree)
+    levels = {"arm": tuple(version.arms), "seed": tuple(map(str, version.seeds))}
+    of_arm: dict[str, dict[str, str]] = {name: {"arm": name} for name in version.arms}
+    for path in paths:
+        shown = {name: show(tree[path]) if path in tree else "absent" for name, tree in settings.items()}
+        if len(set(shown.values())) > 1:
+            parameter = path if path not in levels else f"setting {path}"
+            levels[parameter] = tuple(dict.fromkeys(shown.values()))
+            for name, level in shown.items():
+                of_arm[name][parameter] = level
+    levels = {name: found for name, found in levels.items() if len(found) <= MAX_LEVELS}
+    return Frame(
+        name=f"{version.title} v{version.number}",
+        direction="maximize" if version.goal == "max" else "minimize",
+        metric=version.primary,
+        levels=levels,
+        attributes={
+            SPEC: version.spec_sha256,
+            "question": version.question,
+            "mirror": "drawn by ablate from its store; what is changed here does not reach the results",
+        },
+        of_arm={name: {key: level for key, level in own.items() if key in levels} for name, own in of_arm.items()},
+    )
+
+
+def draw(version: Version, frame: Frame, facts: TrialFacts) -> TrialPicture:
+    """Return what Optuna should hold of a trial.
+
+    Diverged is a result to us, but has no number: as where an objective returns NaN, Optuna can only call it FAIL.
+    """
+    value = facts.finals.get(frame.metric)
+    usable = value is not None and math.isfinite(value) and _outcome(facts) != "diverged"
+    state = {"waiting": "WAITING", "running": "RUNNING", "failed": "FAIL"}.get(facts.stamp.state)
+    state = state or ("COMPLETE" if usable else "FAIL")
+    first = facts.stamp.arms[0]
+    levels = {**frame.of_arm[first], **({"seed": str(facts.seed)} if "seed" in frame.levels else {})}
+    return TrialPicture(
+        state=state,
+        levels=levels,
+        attributes=_attributes(version, facts),
+        epochs=facts.epochs,
+        value=value if state == "COMPLETE" else None,
+    )
+
+
+def times_of(version: Version, facts: TrialFacts) -> Times:
+    standing = facts.standing
+    if standing is None:
+        return Times(version.created, version.created)
+    return Times(standing.started, standing.ended or standing.started)
+
+
+def changes(old: TrialPicture, new: TrialPicture) -> TrialPicture | None:
+    """Return the part of ``new`` that must be written over ``old``; None where Optuna can't get there from ``old``.
+
+    A finished trial is final in Optuna, and nothing that was written can be taken away.
+    """
+    same = old.levels == new.levels and old.state == new.state and old.value == new.value
+    attributes = {key: value for key, value in new.attributes.items() if old.attributes.get(key, ...) != value}
+    epochs = {epoch: value for epoch, value in new.epochs.items() if old.epochs.get(epoch) != value}
+    if is_finished(old.state) and not (same and not attributes and not epochs):
+        return None
+    if old.levels != new.levels or old.epochs.keys() - new.epochs.keys():
+        return None
+    return TrialPicture(new.state, {}, attributes, epochs, new.value)
+
+
+def is_finished(state: str) -> bool:
+    return state in ("COMPLETE", "FAIL", "PRUNED")
+
+
+def stamps_of(facts: Iterable[TrialFacts]) -> dict[str, Stamp]:
+    return {each.fingerprint: each.stamp for each in facts}
+
+
+def _attributes(version: Version, facts: TrialFacts) -> dict[str, Any]:
+    arms = facts.stamp.arms
+    own = {
+        KEY: facts.fingerprint,
+        "arm": ", ".join(arms),
+        "title": version.titles[arms[0]],
+        "seed": facts.seed,
+        "state": facts.stamp.state,
+        "attempts": [_attempt(each) for each in facts.tries],
+    }
+    if outcome := _outcome(facts):
+        own["outcome"] = outcome
+    if reason := facts.reason or _error(facts):
+        own["reason"] = reason
+    others = {name: _plain(value) for name, value in facts.finals.items() if name != version.primary}
+    return {**{f"metric {name}" if name in own else name: value for name, value in others.items()}, **own}
+
+
+def _attempt(each: Try) -> dict[str, Any]:
+    seconds = each.seconds if each.seconds is None else round(each.seconds, 3)
+    return {"outcome": each.outcome or "running", "slot": each.slot, "seconds": seconds}
+
+
+def _outcome(facts: TrialFacts) -> str | None:
+    return facts.standing.outcome if facts.standing else None
+
+
+def _error(facts: TrialFacts) -> str | None:
+    return facts.standing.error if facts.standing else None
+
+
+def _plain(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)  # NaN is no JSON: the dashboard would show nothing at all

@@ -1,0 +1,91 @@
+"""``run_study``: from a plan to settled trials. Nothing is written before the request is known to be sound."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from ablate.errors import AblateError
+from ablate.plan.trials import Plan
+from ablate.run.progress import Progress
+from ablate.run.provenance import code_sha256
+from ablate.run.runner import Options, Runner, Summary, check_task
+from ablate.run.slots import SlotPool
+from ablate.run.workers import Workers
+from ablate.store.claims import retrain
+from ablate.store.facts import StoredTrial, codes_of, record_plan, states_of
+from ablate.store.store import Store
+
+OldCode = Literal["ask", "keep", "fresh"]
+
+
+@contextmanager
+def worker_server() -> Iterator[Workers]:
+    """Give a worker server that is started when it is first needed, and ended with all it runs."""
+    folder = Path(tempfile.mkdtemp(prefix="ablate-"))
+    workers = Workers(folder / "server.log")
+    try:
+        yield workers
+    finally:
+        workers.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_study(
+    plan: Plan,
+    *,
+    study_folder: Path,
+    existing: Store | None,
+    make_store: Callable[[], Store],
+    options: Options,
+    old_code: Callable[[int], OldCode],
+    progress: Callable[[Sequence[StoredTrial]], Progress],
+    beside: Callable[[Store], None] = lambda _: None,
+) -> tuple[Summary, Store]:
+    """Run what is missing of a plan and return what is there then, with the store it is in.
+
+    ``make_store`` is called once the request is known to be sound. ``old_code`` is asked what to do with so many
+    finished trials that other code than today's trained. ``beside`` starts what follows the run (the mirror).
+    Raises AblateError for a task that can't be imported, EnvironmentFault where no slot or data is to be had.
+    """
+    SlotPool(plan.study.resources, threads=plan.study.execution.threads)  # no GPU: said before anything is written
+    prints = list(plan.trials())
+    states = states_of(existing, prints) if existing else {}
+    code = code_sha256(plan.study.task, study_folder)
+    stale = [name for name, known in (codes_of(existing, prints) if existing else {}).items() if known != code]
+    fresh = bool(stale) and _chosen(old_code(len(stale)), len(stale), plan) == "fresh"
+    with worker_server() as workers:
+        if fresh or any(states.get(name) not in ("done", "failed") for name in prints):
+            workers.start()
+            check_task(plan, workers, study_folder)
+        store = existing or make_store()
+        study_id = record_plan(store, plan)
+        if fresh:
+            retrain(store, stale)
+        beside(store)
+        runner = Runner(
+            store,
+            plan,
+            study_id,
+            workers=workers,
+            study_folder=study_folder,
+            options=options,
+            code=code,
+            progress=progress,
+        )
+        return runner.run(), store
+
+
+def _chosen(choice: OldCode, count: int, plan: Plan) -> OldCode:
+    if choice == "ask":
+        what = "1 finished trial" if count == 1 else f"{count} finished trials"
+        raise AblateError(
+            f"the code of `{plan.study.task}` has changed since {what} of this study",
+            where=plan.study.where("task"),
+            hint="--keep keeps them (the report marks mixed rows); --fresh trains them again",
+        )
+    return choice

@@ -1,0 +1,181 @@
+"""Who ran what and when: runners and attempts as rows, for those who look and change nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Row, or_, select
+
+from ablate.store.facts import StoredTrial, read_number, select_measurements, select_trials
+from ablate.store.store import Store
+from ablate.store.tables import arm, attempt, measurement, replicate, runner, study, trial
+
+
+@dataclass(frozen=True)
+class StoredRunner:
+    """A runner as it registered; ``ended`` is None while it runs, and for ever after a kill."""
+
+    id: str
+    host: str
+    boot_id: str
+    lock_file: str
+    command: str
+    started: float
+    heartbeat: float
+    ended: float | None
+
+
+@dataclass(frozen=True)
+class StoredAttempt:
+    """One try at a trial, under the first arm and seed at which the trial stands in its study.
+
+    ``claim`` is its number among the attempts of the trial; ``stands`` tells whether the trial's result is its own.
+    """
+
+    id: int
+    arm: str
+    seed: int
+    trial: int
+    claim: int
+    stands: bool
+    runner: str
+    host: str
+    slot: str
+    folder: str
+    started: float
+    ended: float | None
+    outcome: str | None
+    exit_code: int | None
+    signal: int | None
+    error: str | None
+    seconds: float | None
+    resumed_from: int | None
+    code_sha256: str | None
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class History:
+    """One moment of a study version: its trials, its attempts in their order, and all runners that matter to it."""
+
+    trials: tuple[StoredTrial, ...]
+    measurements: tuple[Row[Any], ...]
+    attempts: tuple[StoredAttempt, ...]
+    runners: tuple[StoredRunner, ...]
+
+
+@dataclass(frozen=True)
+class StoredArm:
+    """An arm as it was recorded; ``parent`` is what it is compared with, None for the baseline."""
+
+    name: str
+    title: str
+    parent: str | None
+    settings: dict[str, Any]
+
+
+def history_of(store: Store, study_id: int) -> History:
+    """Return all that is known of a study version, read in one transaction."""
+
+    def work(connection: Connection) -> History:
+        return History(
+            tuple(select_trials(connection, study_id)),
+            tuple(select_measurements(connection, study_id, final=True)),
+            tuple(_attempts(connection, study_id)),
+            tuple(_runners(connection, study_id)),
+        )
+
+    return store.read(work)
+
+
+def attempts_of(store: Store, study_id: int, *, after: int = 0, among: Collection[int] = ()) -> list[StoredAttempt]:
+    """Return the attempts of a study version in their order: those with an id above ``after``, and those in ``among``."""
+    return store.read(lambda connection: _attempts(connection, study_id, after=after, among=among))
+
+
+def runners_of(store: Store, study_id: int) -> list[StoredRunner]:
+    """Return the runners that were started for a study version, and those that hold a trial of it; oldest first."""
+    return store.read(lambda connection: _runners(connection, study_id))
+
+
+def arms_of(store: Store, study_id: int) -> list[StoredArm]:
+    """Return the arms of a study version in plan order."""
+    query = select(arm.c.name, arm.c.title, arm.c.parent, arm.c.settings_json).where(arm.c.study == study_id)
+    query = query.order_by(arm.c.position)
+    rows = store.read(lambda connection: list(connection.execute(query)))
+    return [StoredArm(row.name, row.title, row.parent, json.loads(row.settings_json)) for row in rows]
+
+
+def titles_of(store: Store) -> list[str]:
+    """Return the titles of all studies, with their profiles: ``basenet``, ``basenet@quick``."""
+    query = select(study.c.name, study.c.profile).distinct().order_by(study.c.name, study.c.profile)
+    rows = store.read(lambda connection: list(connection.execute(query)))
+    return [f"{row.name}@{row.profile}" if row.profile else row.name for row in rows]
+
+
+def final_values(store: Store, trial_id: int) -> dict[str, float]:
+    """Return what a finished trial measured at its end, by metric."""
+    query = (
+        select(measurement.c.metric, measurement.c.value, measurement.c.kind)
+        .join(trial, (trial.c.id == measurement.c.trial) & (trial.c.result_claim == measurement.c.claim))
+        .where(trial.c.id == trial_id, measurement.c.epoch.is_(None))
+    )
+    rows = store.read(lambda connection: list(connection.execute(query)))
+    return {row.metric: read_number(row.value, row.kind) for row in rows}
+
+
+def recorded_values(store: Store, trial_id: int, claim: int) -> tuple[int | None, dict[str, float]]:
+    """Return the last epoch that a running attempt recorded, and its values."""
+    query = (
+        select(measurement.c.epoch, measurement.c.metric, measurement.c.value, measurement.c.kind)
+        .where(measurement.c.trial == trial_id, measurement.c.claim == claim, measurement.c.epoch.is_not(None))
+        .order_by(measurement.c.epoch)
+    )
+    rows = store.read(lambda connection: list(connection.execute(query)))
+    epoch = rows[-1].epoch if rows else None
+    return epoch, {row.metric: read_number(row.value, row.kind) for row in rows if row.epoch == epoch}
+
+
+def _attempts(
+    connection: Connection, study_id: int, *, after: int = 0, among: Collection[int] = ()
+) -> list[StoredAttempt]:
+    query = _of_study(
+        select(
+            attempt,
+            arm.c.name.label("arm"),
+            replicate.c.seed,
+            runner.c.host,
+            trial.c.result_claim,
+        ),
+        study_id,
+    )
+    query = query.join(attempt, attempt.c.trial == trial.c.id).join(runner, runner.c.id == attempt.c.runner)
+    query = query.where(or_(attempt.c.id > after, attempt.c.id.in_(among))).order_by(
+        attempt.c.id, replicate.c.position
+    )
+    rows: dict[int, Row[Any]] = {}
+    for row in connection.execute(query):
+        rows.setdefault(row.id, row)  # a trial that two arms share is told of once
+    return [_attempt(row) for row in rows.values()]
+
+
+def _attempt(row: Row[Any]) -> StoredAttempt:
+    values = dict(row._mapping)
+    environment = json.loads(values.pop("environment_json") or "{}")
+    stands = values.pop("result_claim") == row.claim
+    return StoredAttempt(**values, stands=stands, environment={key: str(value) for key, value in environment.items()})
+
+
+def _runners(connection: Connection, study_id: int) -> list[StoredRunner]:
+    holders = _of_study(select(trial.c.owner), study_id).where(trial.c.owner.is_not(None))
+    columns = [runner.c[name] for name in StoredRunner.__dataclass_fields__]
+    query = select(*columns).where(or_(runner.c.study == study_id, runner.c.id.in_(holders)))
+    return [StoredRunner(**row._mapping) for row in connection.execute(query.order_by(runner.c.started))]
+
+
+def _of_study(query: Any, study_id: int) -> Any:
+    joined = query.select_from(replicate).join(arm, arm.c.id == replicate.c.arm)
+    return joined.join(trial, trial.c.id == replicate.c.trial).where(arm.c.study == study_id)

@@ -1,0 +1,136 @@
+"""The typed study: frozen, the same after a round trip through JSON, and described by a JSON Schema."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
+
+from ablate.plan.trials import make_plan, open_plan, plans_of
+from ablate.study.document import Document, read_document
+from ablate.study.schema import Resources, from_document, is_name, json_schema, step_of
+
+STUDIES = Path(__file__).parents[2] / "studies"
+MALFORMED = Path(__file__).parent / "malformed"
+VALIDATOR = Draft202012Validator(json_schema())
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_our_own_studies_are_sound(path: Path) -> None:
+    plans, faults = plans_of(path)
+    assert faults == []
+    assert len(plans) == 1 + len(read_document(path).value.get("profiles", {}))
+    assert list(VALIDATOR.iter_errors(read_document(path).value)) == []
+
+
+def test_json_schema_is_valid() -> None:
+    Draft202012Validator.check_schema(json_schema())
+    assert json_schema()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        "key-unknown", "key-misspelt-required", "key-underscore-alias", "schema-other", "name-bad", "metrics-empty",
+        "metric-goal-word", "metric-bad-name", "metric-margin-not-built", "settings-empty", "steps-mapping",
+        "step-branch-yes", "step-empty-set", "step-requires-text", "designs-text", "designs-empty", "design-unknown",
+        "design-factorial-not-built", "design-options-of-ladder", "design-unknown-option", "design-spelt-out",
+        "seeds-quoted", "execution-true", "execution-quoted-number", "resources-gpus-two-not-built",
+        "resources-unknown", "reference-without-source", "task-without-function", "profile-bad-name",
+        "profile-not-a-mapping",
+    ],
+)  # fmt: skip
+def test_an_editor_sees_the_same_mistakes(study: str) -> None:
+    assert list(VALIDATOR.iter_errors(read_document(MALFORMED / f"{study}.yaml").value))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"seeds": [3, 1]}, {"seeds": 5}, {"resources": {"timeout": "90s"}}, {"resources": {"timeout": 5}},
+        {"designs": [{"leave-one-out": {"except": ["wide"]}}, "ladder"]}, {"execution": {}}, {"reference": None},
+        {"steps": [{"name": "wide", "from": "baseline", "branch": True, "group": "g", "set": {"a": [2]}}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_editor_accepts_what_we_accept(part: dict[str, Any]) -> None:
+    value = {**SMALL, **part}
+    from_document(value, Document("f", value, {}), "")
+    assert list(VALIDATOR.iter_errors(value)) == []
+
+
+SMALL: dict[str, Any] = {
+    "schema": "ablate/v1",
+    "name": "demo",
+    "task": "json:loads",
+    "metrics": {"acc": {"goal": "max"}},
+    "settings": {"a": [1], "b": 0.5},
+    "steps": [{"name": "wide", "set": {"a": [2]}}],
+}
+
+
+@pytest.mark.parametrize("profile", [None, "laptop", "quick"])
+def test_round_trip(profile: str | None) -> None:
+    """The store keeps a study as JSON, and a report expands it again: the same trials, the same comparisons."""
+    plan = open_plan(STUDIES / "basenet.yaml", profile=profile)
+    spec = json.loads(json.dumps(plan.study.spec()))
+    again = make_plan(from_document(spec, Document("basenet", spec, {}), profile or ""))
+    assert again.study.spec() == plan.study.spec()
+    assert again.trials() == plan.trials()
+    assert (again.arms, again.contrasts, again.frozen()) == (plan.arms, plan.contrasts, plan.frozen())
+
+
+def test_round_trip_of_design_options() -> None:
+    value = {**SMALL, "designs": ["ladder", {"leave-one-out": {"except": ["wide"]}}], "resources": {"timeout": "2h"}}
+    study = from_document(value, Document("f", value, {}), "")
+    spec = study.spec()
+    assert spec["designs"] == value["designs"]
+    assert spec["resources"]["timeout"] == 7200.0
+    assert from_document(spec, Document("f", spec, {}), "").spec() == spec
+
+
+def test_defaults() -> None:
+    study = from_document(SMALL, Document("f", SMALL, {}), "")
+    assert [design.name for design in study.designs] == ["ladder"]
+    assert study.seeds == (1, 2, 3, 4, 5)
+    assert (study.execution.dtype, study.execution.threads) == ("float32", 1)
+    assert (study.resources.gpus, study.resources.cpus, study.resources.retries) == (0, None, 0)
+    assert study.primary == "acc"
+    assert study.step("wide").label == "wide"
+
+
+def test_nothing_can_be_changed() -> None:
+    study = make_plan(from_document(copy.deepcopy(SMALL), Document("f", SMALL, {}), "")).study
+    for thing, name in [
+        (study, "name"), (study.metrics["acc"], "goal"), (study.steps[0], "branch"), (study.designs[0], "name"),
+        (study.analysis, "alpha"), (study.execution, "threads"), (study.resources, "gpus"),
+    ]:  # fmt: skip
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(thing, name, "other")
+    for thing in (make_plan(study), make_plan(study).arms[0], make_plan(study).replicates[0].trial):
+        with pytest.raises(AttributeError):
+            setattr(thing, "seed" if hasattr(thing, "seed") else "study", 5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("1.5h", 5400), ("30m", 1800), ("2 m", 120), (5, 5), (0.5, 0.5)]
+)
+def test_durations(text: Any, seconds: float) -> None:
+    assert Resources.model_validate_json(json.dumps({"timeout": text})).timeout == seconds
+
+
+@pytest.mark.parametrize("text", ["90", "m", "1d", "-1s", "1e3s", "", "1h30m"])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(ValidationError):
+        Resources.model_validate_json(json.dumps({"timeout": text}))
+
+
+def test_names() -> None:
+    assert all(map(is_name, ["a", "depth-5", "1", "a" * 64]))
+    assert not any(map(is_name, ["", "-a", "A", "a_b", "a\n", "a" * 65, "ä"]))
+    assert [step_of(arm) for arm in ("only-a", "without-a", "a", "full")] == ["a", "a", "a", "full"]

@@ -1,0 +1,237 @@
+"""Whatever stands in a study file, reading it gives a plan or faults that a person can read, and soon."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from ablate.errors import StudyError
+from ablate.plan.trials import Plan, open_plan, plans_of
+from ablate.study.settings import canonical
+
+BASENET = Path(__file__).parents[2] / "studies" / "basenet.yaml"
+TEXT = BASENET.read_text()
+MALFORMED = [path.read_bytes() for path in sorted((Path(__file__).parent / "malformed").glob("*.yaml"))]
+LEAST: dict[str, object] = {
+    "schema": "ablate/v1",
+    "name": "demo",
+    "task": "json:loads",
+    "metrics": {"a": {"goal": "max"}},
+    "settings": {"a": 1, "b": {"c": [1], "d": None}},
+}
+SMALL = """\
+schema: ablate/v1
+name: demo
+task: json:loads
+metrics: {a: {goal: max}}
+settings: {a: 1, b: {c: [1], d: null}}
+steps:
+- name: x
+  set: {a: 2}
+- {name: y, requires: [x], set: {b.c: [2], b.d: 5}}
+designs: [ladder, leave-one-out]
+profiles:
+  quick: {seeds: 1, steps: {y: null}}
+"""
+
+Mutation = Callable[[random.Random, list[str]], list[str]]
+
+
+def check(data: bytes, folder: Path, profile: str | None = None) -> Plan | None:
+    """Read a study; where it is refused, its message must be fit to print."""
+    path = folder / "study.yaml"
+    path.write_bytes(data)
+    try:
+        return open_plan(path, profile=profile)
+    except StudyError as error:
+        faults = error.faults
+    assert faults
+    for fault in faults:
+        assert fault.message
+        assert not re.search(r"(?<![`\w])None\b|pydantic|ruamel|\[type=", fault.message), fault
+        lines = str(fault).splitlines()
+        assert len(lines) == (2 if fault.hint else 1)
+        assert all(line.isprintable() for line in lines), fault
+    return None
+
+
+def delete_line(rng: random.Random, lines: list[str]) -> list[str]:
+    index = rng.randrange(len(lines))
+    return lines[:index] + lines[index + 1 :]
+
+
+def duplicate_line(rng: random.Random, lines: list[str]) -> list[str]:
+    index = rng.randrange(len(lines))
+    return lines[: index + 1] + lines[index:]
+
+
+def swap_lines(rng: random.Random, lines: list[str]) -> list[str]:
+    first, second = rng.randrange(len(lines)), rng.randrange(len(lines))
+    result = list(lines)
+    result[first], result[second] = result[second], result[first]
+    return result
+
+
+def indent_line(rng: random.Random, lines: list[str]) -> list[str]:
+    index = rng.randrange(len(lines))
+    changed = "  " + lines[index] if rng.random() < 0.5 else lines[index][2:]
+    return [*lines[:index], changed, *lines[index + 1 :]]
+
+
+def change_character(rng: random.Random, lines: list[str]) -> list[str]:
+    index = rng.randrange(len(lines))
+    line = lines[index]
+    at = rng.randrange(len(line) + 1)
+    sign = rng.choice("abz09 .:-,[]{}'\"#&*!|>%@`\\\t~?=\0\x1b\u202e\ud7ffß")
+    return [*lines[:index], line[:at] + sign + line[at + rng.randrange(2) :], *lines[index + 1 :]]
+
+
+def change_word(rng: random.Random, lines: list[str]) -> list[str]:
+    """Put another word of the file, or one that means something else, in the place of a word."""
+    index = rng.randrange(len(lines))
+    words = re.findall(r"[\w./-]+", lines[index])
+    if not words:
+        return lines
+    others = [
+        "null",
+        "true",
+        "no",
+        "-1",
+        "0.5",
+        "1e400",
+        "[]",
+        "{}",
+        '"1"',
+        "baseline",
+        "full",
+        "seed",
+        "<<",
+        "*a",
+        "&a x",
+    ]
+    other = rng.choice([*others, *re.findall(r"[\w./-]+", rng.choice(lines))])
+    return [*lines[:index], lines[index].replace(rng.choice(words), other, 1), *lines[index + 1 :]]
+
+
+MUTATIONS: list[Mutation] = [delete_line, duplicate_line, swap_lines, indent_line, change_character, change_word]
+# without remarks and long lists a mutation hits something more often, and reading is faster
+LINES = [line for line in TEXT.splitlines() if not line.lstrip().startswith("#")]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_mutated_basenet(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    (tmp_path / "basenet.py").write_text("def train(): ...\n")
+    slowest = 0.0
+    for _ in range(100):
+        lines = LINES
+        for _ in range(rng.choice([1, 1, 1, 2, 5])):
+            lines = rng.choice(MUTATIONS)(rng, lines)
+        started = time.process_time()
+        check("\n".join(lines).encode("utf-8", "surrogatepass"), tmp_path, rng.choice([None, "quick"]))
+        slowest = max(slowest, time.process_time() - started)
+    assert slowest < 2
+
+
+def test_mutated_small_study(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    for _ in range(1500):
+        lines = SMALL.splitlines()
+        for _ in range(rng.choice([1, 1, 2, 4])):
+            lines = rng.choice(MUTATIONS)(rng, lines)
+        check("\n".join(lines).encode("utf-8", "surrogatepass"), tmp_path, rng.choice([None, "quick"]))
+
+
+def test_damaged_bytes(tmp_path: Path) -> None:
+    rng = random.Random(11)
+    for data in MALFORMED * 2:
+        damaged = bytearray(data or b"x")
+        for _ in range(rng.choice([1, 3, 10])):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        check(bytes(damaged), tmp_path)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_bytes(tmp_path: Path, data: bytes) -> None:
+    check(data, tmp_path)
+    check(SMALL.encode() + data, tmp_path)
+
+
+words = st.sampled_from(
+    ["name", "set", "from", "a", "b", "b.c", "b.d", "x", "y", "baseline", "full", "seed", "except", "leave-one-out",
+     "ladder", "looks", "factorial", "values", "source", "acc", "goal", "max", "title", "gpus", "timeout", "threads",
+     "dtype", "", "a.b"]
+)  # fmt: skip
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | words
+    | st.text(max_size=5),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(words, below, max_size=3),
+    max_leaves=8,
+)
+sections = st.sampled_from(
+    ["name", "question", "task", "metrics", "settings", "steps", "designs", "seeds", "analysis", "execution",
+     "resources", "reference", "assumed", "profiles", "tune", "schema"]
+)  # fmt: skip
+
+
+@given(st.dictionaries(sections, json_values, min_size=1, max_size=3))
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_values_in_any_section(tmp_path: Path, parts: dict[str, object]) -> None:
+    check(json.dumps({**LEAST, **parts}).encode(), tmp_path)
+    plans_of(tmp_path / "study.yaml")
+
+
+patches = st.fixed_dictionaries(
+    {}, optional={"a": st.integers(1, 9), "b.c": st.lists(st.integers(1, 3), max_size=2), "b.d": st.integers(1, 9)}
+)
+
+
+@st.composite
+def steps_like(draw: st.DrawFn) -> list[dict[str, object]]:
+    """Steps that fit the settings, and each other more often than not."""
+    names = draw(st.permutations(["x", "y", "z", "only-x"]))[: draw(st.integers(0, 4))]
+    steps: list[dict[str, object]] = []
+    for index, name in enumerate(names):
+        step: dict[str, object] = {"name": name, "set": draw(patches.filter(bool)), "branch": draw(st.booleans())}
+        others = st.sampled_from(["baseline", *names[:index]])
+        if draw(st.booleans()):
+            step["from"] = draw(others)
+        if index and draw(st.booleans()):
+            step["requires"] = [draw(st.sampled_from(names[: index + draw(st.integers(0, 1))]))]
+        steps.append(step)
+    return steps
+
+
+designs_like = st.lists(
+    st.sampled_from(["ladder", "one-at-a-time", "leave-one-out", {"leave-one-out": {"except": ["x"]}}]),
+    min_size=1,
+    max_size=2,
+)
+
+
+@given(steps_like(), designs_like)
+@settings(max_examples=700, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_steps_in_any_design(tmp_path: Path, steps: list[dict[str, object]], designs: list[object]) -> None:
+    plan = check(json.dumps({**LEAST, "steps": steps, "designs": designs}).encode(), tmp_path)
+    event("sound" if plan else "faults")
+    if plan is not None:
+        for contrast in plan.contrasts:
+            assert contrast.changes
+            assert plan.arm(contrast.arm).settings != plan.arm(contrast.other).settings
+            assert {contrast.minuend, contrast.subtrahend} == {contrast.arm, contrast.other}
+        for design in {contrast.design for contrast in plan.contrasts}:
+            arms = {name for c in plan.contrasts if c.design == design for name in (c.arm, c.other)}
+            assert len({canonical(plan.arm(arm).settings) for arm in arms}) == len(arms)
