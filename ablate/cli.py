@@ -21,6 +21,7 @@ import click
 from ablate import __version__
 from ablate.errors import (
     EXIT_BUG,
+    EXIT_ENVIRONMENT,
     EXIT_FAILED_TRIALS,
     EXIT_INTERRUPTED,
     EXIT_REQUEST,
@@ -29,6 +30,7 @@ from ablate.errors import (
     Fault,
     StudyError,
 )
+from ablate.report.text import in_encoding, make_streams_safe, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,13 +38,24 @@ if TYPE_CHECKING:
     from ablate.plan.trials import Plan
     from ablate.run.runner import Summary
     from ablate.run.studies import OldCode
+    from ablate.store.facts import StoredStudy, StoredTrial
     from ablate.store.store import Store
 
 STORE_HELP = "Path or URL of the store [default: runs/ablate.db of the project; $ABLATE_STORE]."
 
 
+class _ReaderGone(Exception):
+    """The reader of our pipe has gone (`| head`)."""
+
+
 class _Commands(click.Group):
     """Lists the commands in the order of a study's life, not of the alphabet."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderGone from None  # click would make it exit code 1, which says that trials failed
 
     def list_commands(self, _: click.Context) -> list[str]:
         return list(self.commands)
@@ -116,25 +129,14 @@ def plan(
 @click.argument("studies", nargs=-1, required=True, type=click.Path())
 def validate(studies: tuple[str, ...]) -> None:
     """Check study files with all their profiles, without running anything."""
-    from ablate.plan.trials import open_plan
-    from ablate.study.reading import profiles_of, sorted_faults
+    from ablate.plan.trials import plans_of
 
     faults: list[Fault] = []
     for path in studies:
-        found: list[Fault] = []
-        try:
-            profiles = profiles_of(path)
-        except StudyError as error:
-            found += error.faults
-            profiles = []
-        for profile in [None, *profiles] if not found else []:
-            try:
-                made = open_plan(path, profile=profile)
-            except StudyError as error:
-                found += error.faults
-            else:
-                click.echo(f"{path}: {made.study.title} is sound: {_size(made)}")
-        faults += sorted_faults(found)
+        plans, found = plans_of(path)
+        for made in plans:
+            click.echo(f"{path}: {made.study.title} is sound: {_size(made)}")
+        faults += found
     if faults:
         raise StudyError(faults)
 
@@ -146,6 +148,7 @@ def validate(studies: tuple[str, ...]) -> None:
 @click.option("-j", "--jobs", type=click.IntRange(1, 1024), help="At most so many trials at once.")
 @click.option("--keep", "choice", flag_value="keep", help="The code has changed: keep what older code trained.")
 @click.option("--fresh", "choice", flag_value="fresh", help="The code has changed: train that again.")
+@click.option("--no-mirror", is_flag=True, envvar="ABLATE_NO_MIRROR", help="Keep no Optuna mirror beside the run.")
 def run(
     study: str,
     profile: str | None,
@@ -156,8 +159,10 @@ def run(
     data_dir: Path | None,
     jobs: int | None,
     choice: str | None,
+    no_mirror: bool,
 ) -> None:
     """Run what is missing of a study, then print its table. The same command resumes it."""
+    from ablate.mirror.follower import following
     from ablate.run.progress import Progress
     from ablate.run.runner import Options
     from ablate.run.studies import run_study
@@ -165,16 +170,22 @@ def run(
 
     made = _open_plan(study, profile, overrides, seeds, only)
     arms = tuple(dict.fromkeys(each.arm for each in made.replicates)) if only else None
-    _say(f"{made.study.title}: {_size(made)}")
-    summary, store = run_study(
-        made,
-        study_folder=Path(study).resolve().parent,
-        existing=_existing_store(location, read_only=False),
-        make_store=lambda: open_store(_location(location), folder=_runs_folder(location), create=True),
-        options=Options(jobs=jobs, arms=arms, data_dir=data_dir),
-        old_code=lambda count: _old_code(count, choice),
-        progress=lambda trials: Progress(made.study, trials, _stderr()),
-    )
+
+    def progress(trials: Sequence[StoredTrial]) -> Progress:
+        _say(f"{made.study.title}: {_size(made)}")
+        return Progress(made.study, trials, _stderr())
+
+    with following(_say, wanted=not no_mirror) as beside:
+        summary, store = run_study(
+            made,
+            study_folder=Path(study).resolve().parent,
+            existing=_existing_store(location, read_only=False),
+            make_store=lambda: open_store(_location(location), folder=_runs_folder(location), create=True),
+            options=Options(jobs=jobs, arms=arms, data_dir=data_dir),
+            old_code=lambda count: _old_code(count, choice),
+            progress=progress,
+            beside=beside,
+        )
     _say_summary(made, summary)
     if summary.count("done"):
         _print_terminal_report(store, made.study.title)
@@ -188,19 +199,88 @@ def run(
 @cli.command()
 @click.argument("name", required=False)
 @_store_option
+def status(name: str | None, location: str | None) -> None:
+    """Show how far a study has come, who is at work on it, what failed and what to do next. Changes nothing."""
+    from ablate.analyse.standing import standing
+    from ablate.report.status import print_standing
+    from ablate.run.liveness import is_alive
+
+    store, stored = _stored(name, location)
+    found = standing(store, stored, is_alive=lambda runner: is_alive(runner, store))
+    print_standing(found, _stdout(), now=time.time(), options=_store_words(location))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_store_option
+def watch(name: str | None, location: str | None) -> None:
+    """Follow a running study from another terminal: the picture that `ablate run` shows."""
+    from ablate.analyse.results import stored_plan
+    from ablate.analyse.standing import standing
+    from ablate.report.status import summary
+    from ablate.run.liveness import is_alive
+    from ablate.run.progress import Progress
+    from ablate.run.watch import WATCH_FOOTER, follow_study
+    from ablate.store.facts import trials_of
+
+    store, stored = _stored(name, location)
+    progress = Progress(stored_plan(stored).study, trials_of(store, stored.id), _stderr(), footer=WATCH_FOOTER)
+    follow_study(store, stored.id, progress)
+    found = standing(store, stored, is_alive=lambda runner: is_alive(runner, store))
+    _say(f"{stored.title}: {summary(found.counts)}")
+    if found.counts.waiting or found.counts.running:
+        _say(f"nobody is at work on it; go on with: {found.command}")
+
+
+@cli.command(options_metavar="[OPTIONS]")
+@click.argument("words", nargs=-1, metavar="[NAME] [ARM]")
+@_store_option
+@click.option("--seed", type=int, help="The trial of this seed.")
+@click.option("--attempt", "number", type=click.IntRange(min=1), help="This attempt [default: the latest].")
+@click.option("-n", "--lines", "last", type=click.IntRange(min=0), help="Only the last lines, so many.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the attempt ends.")
+def logs(
+    words: tuple[str, ...], location: str | None, seed: int | None, number: int | None, last: int | None, follow: bool
+) -> None:
+    """Print what an attempt printed: of the first failed trial, else of a running one, else of the last."""
+    from ablate.run import logs
+    from ablate.store.store import open_store
+
+    if len(words) > 2:
+        raise click.UsageError(f"expected a study and an arm, got {len(words)} words")
+    store = open_store(_location(location), folder=_runs_folder(location), read_only=True)
+    stored, arm = logs.named(store, [_title(word) for word in words[:1]] + list(words[1:]))
+    attempt = logs.chosen_attempt(store, stored, arm=arm, seed=seed, number=number)
+    path = logs.log_file(store, attempt, wanted=not follow)
+    outcome = attempt.outcome or "running"
+    _say(f"{stored.title}: {arm or attempt.arm} seed {attempt.seed}, attempt {attempt.claim} ({outcome}): {path}")
+    ended = logs.end_of(store, stored, attempt)
+    for line in logs.follow(path, last=last, ended=ended) if follow else logs.lines(path, last=last):
+        print(line, flush=follow)
+
+
+@cli.command()
+@click.argument("arm")
+@click.argument("name", required=False)
+@_store_option
+def show(arm: str, name: str | None, location: str | None) -> None:
+    """Show all about one arm: what differs, settings, results by seed, attempts and what they ran on."""
+    from ablate.analyse.arm_details import arm_details
+    from ablate.report.arm import print_arm
+
+    store, stored = _stored(name, location)
+    print_arm(arm_details(store, stored, arm), _stdout())
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_store_option
 @click.option("--markdown", "form", flag_value="markdown", help="A GitHub-flavoured table with footnotes.")
 @click.option("--csv", "form", flag_value="csv", help="A row per trial, every number.")
 @click.option("--json", "form", flag_value="json", help="Everything: arms, effects, trials.")
 def report(name: str | None, location: str | None, form: str | None) -> None:
     """Print the comparison table of a study: by name (basenet, basenet@quick), by file, or the one last run."""
-    from ablate.store.facts import find_study
-    from ablate.store.store import open_store
-
-    store = open_store(_location(location), read_only=True)
-    title = _title(name) if name else None
-    stored = find_study(store, title)
-    if name is None:
-        _say(f"study last run: {stored.title}")
+    store, stored = _stored(name, location)
     if form == "csv":
         from ablate.analyse.frames import trials_frame
         from ablate.report import csv
@@ -244,6 +324,59 @@ def retry(name: str | None, location: str | None, only: str | None) -> None:
 
 
 @cli.command()
+@_store_option
+@click.option("--rebuild", is_flag=True, help="Draw all of it again, from the store alone.")
+def mirror(location: str | None, rebuild: bool) -> None:
+    """Bring the Optuna mirror (mirror.db beside the store) up to date. A run does so by itself."""
+    from ablate.mirror.optuna import mirror_file, refresh
+
+    store = _store_to_read(location)
+    synced = refresh(store, rebuild=rebuild, say=_say)
+    if synced is None:
+        _say(f"{mirror_file(store)}: a run or a dashboard keeps it up to date")
+    else:
+        _say(f"{mirror_file(store)}: {_count(synced.studies, 'study version')}, {_count(synced.trials, 'trial')}")
+
+
+@cli.command()
+@_store_option
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
+def dashboard(location: str | None, port: int) -> None:
+    """Show the studies in optuna-dashboard, on this machine only (it has no login); Ctrl-C ends it."""
+    from ablate.mirror.dashboard import address, check_installed, open_server, serve
+
+    check_installed()
+    from ablate.mirror.follower import following
+    from ablate.mirror.optuna import Mirror, mirror_file, refresh
+
+    store = _store_to_read(location)
+    server = open_server(port)
+    refresh(store, say=_say)
+    with following(_say) as follow:
+        follow(store)
+        _say(f"dashboard: {address(server)}/ (Ctrl-C ends it)")
+        try:
+            serve(server, Mirror(store, mirror_file(store)).storage())
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
+
+
+@cli.command()
+@_store_option
+@_data_option
+def doctor(location: str | None, data_dir: Path | None) -> None:
+    """Check the installation, the machine and the store. Changes nothing; exit code 4 if something is wrong."""
+    from ablate.run.doctor import examine
+
+    checks = []
+    for check in examine(_location(location), lambda: _existing_store(location), data_dir):
+        click.echo(str(check))
+        checks.append(check)
+    if any(check.level == "error" for check in checks):
+        sys.exit(EXIT_ENVIRONMENT)
+
+
+@cli.command()
 def schema() -> None:
     """Print the JSON Schema of a study file, for editors."""
     import json
@@ -255,6 +388,7 @@ def schema() -> None:
 
 def main() -> None:
     """Run the command line and exit with one of the codes of ``ablate.errors``."""
+    make_streams_safe()
     try:
         status = cli.main(standalone_mode=False)
         sys.stdout.flush()
@@ -270,8 +404,8 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # the reader of our pipe has gone (`| head`): not an error, but stdout must not be flushed again at exit
+    except (BrokenPipeError, _ReaderGone):
+        # not an error, but stdout must not be flushed again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
@@ -288,6 +422,8 @@ def _open_plan(study: str, profile: str | None, overrides: Sequence[str], seeds:
     from ablate.plan.trials import open_plan
 
     if seeds is not None:
+        if not all(part.strip().isdecimal() for part in seeds.split(",")):
+            raise AblateError(f"{seeds!r} is neither a count nor a list of seeds", where="--seeds", hint="5, or 1,2,7")
         overrides = [*overrides, f"seeds={seeds if seeds.isdecimal() else f'[{seeds}]'}"]
     return open_plan(study, profile=profile, overrides=overrides, only=_split(only))
 
@@ -354,6 +490,25 @@ def _runs_folder(location: str | None) -> Path | None:
     return _project_folder() / "runs" if location and "://" in location and "sqlite" not in location else None
 
 
+def _stored(name: str | None, location: str | None) -> tuple[Store, StoredStudy]:
+    """Open the store to read, and find a study in it: by title, by file, or the one last run."""
+    from ablate.store.facts import find_study
+    from ablate.store.store import open_store
+
+    store = open_store(_location(location), folder=_runs_folder(location), read_only=True)
+    stored = find_study(store, _title(name) if name else None)
+    if name is None:
+        _say(f"study last run: {stored.title}")
+    return store, stored
+
+
+def _store_words(location: str | None) -> str:
+    """Return what other commands need to find the same store. A URL may hold a password, and is not repeated."""
+    if location is None or location == os.environ.get("ABLATE_STORE"):
+        return ""
+    return f" --store {'URL' if '://' in location else shlex.quote(location)}"
+
+
 def _existing_store(location: str | None, *, read_only: bool = True) -> Store | None:
     from ablate.store.store import open_store
 
@@ -361,6 +516,12 @@ def _existing_store(location: str | None, *, read_only: bool = True) -> Store | 
     if "://" not in where and not Path(where).exists():
         return None
     return open_store(where, folder=_runs_folder(location), read_only=read_only, create="postgresql" in where)
+
+
+def _store_to_read(location: str | None) -> Store:
+    from ablate.store.store import open_store
+
+    return open_store(_location(location), folder=_runs_folder(location), read_only=True)
 
 
 def _project_folder() -> Path:
@@ -392,19 +553,19 @@ def _count(number: int, noun: str) -> str:
 
 
 def _stdout() -> Console:
-    from rich.console import Console
+    from ablate.report.console import make_console
 
-    return Console(highlight=False)
+    return make_console()
 
 
 def _stderr() -> Console:
-    from rich.console import Console
+    from ablate.report.console import make_console
 
-    return Console(stderr=True, highlight=False)
+    return make_console(stderr=True)
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(in_encoding(visible(text, keep="\n\t"), sys.stderr.encoding), err=True)
 
 
 def _lower(text: str) -> str:

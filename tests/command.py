@@ -6,8 +6,11 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ABLATE = [sys.executable, "-m", "ablate"]
 
@@ -67,3 +70,31 @@ def results(project: Path) -> list[tuple[Any, ...]]:
            ('train_seconds', 'images_per_s', 'peak_memory_mb', 'peak_memory_mib')
            ORDER BY 1, 2, 3""",
     )
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a command that was called in this process gave back."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Call:
+    """`ablate …` called in this process: quick, for commands that only look."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._capsys = capsys
+        self._monkeypatch = monkeypatch
+
+    def __call__(self, *arguments: str, cwd: Path) -> Called:
+        from ablate.cli import main
+
+        self._monkeypatch.chdir(cwd)
+        self._monkeypatch.setattr(sys, "argv", ["ablate", *arguments])
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = self._capsys.readouterr()
+        return Called(int(ended.value.code or 0), out, err)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+KEPT = ("ABLATE_UPDATE_GOLDEN",)
 
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    for name in [name for name in os.environ if name.startswith("ABLATE_") and not name.startswith("ABLATE_TEST_")]:
-        if name != "ABLATE_UPDATE_GOLDEN":
-            monkeypatch.delenv(name)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("NO_COLOR", "1")
-    # the host's device locks lie in the temporary folder: a run beside the tests must not make them wait
-    folder = tmp_path_factory.mktemp("tmp")
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+
+@pytest.fixture(autouse=True, scope="session")
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("ABLATE_") and not name.startswith("ABLATE_TEST_") and name not in KEPT:
+                patch.delenv(name)
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        patch.setenv("COLUMNS", "100")
+        patch.setenv("NO_COLOR", "1")
+        patch.setenv("ABLATE_NO_MIRROR", "1")  # a process more beside each run; tests/mirror turns it on
+        # the host's device locks lie in the temporary folder: a run beside the tests must not make them wait
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 import ablate
 
 PACKAGE = Path(ablate.__file__).parent
-ORDER = ["errors", "stats", "study", "plan", "store", "train", "run", "analyse", "report", "cli"]
+ORDER = ["errors", "stats", "study", "plan", "store", "train", "run", "analyse", "report", "mirror", "cli"]
 
 # rooms that a room left of it may not know either, by DESIGN's column "keeps out"
 KEPT_OUT = {
@@ -23,6 +23,7 @@ KEPT_OUT = {
     "train": {"store", "plan"},
     "analyse": {"run", "train"},
     "report": {"store", "run", "train"},
+    "mirror": {"run", "train", "analyse", "report"},
 }
 LIBRARIES_KEPT_OUT = {
     "stats": {"torch", "pandas", "sqlalchemy", "rich"},
@@ -32,6 +33,7 @@ LIBRARIES_KEPT_OUT = {
     "run": {"torch", "pandas", "optuna"},
     "analyse": {"torch", "optuna"},
     "report": {"torch", "sqlalchemy", "optuna"},
+    "mirror": {"torch", "pandas"},
     "cli": {"torch", "pandas", "optuna", "sqlalchemy"},
 }
 # train/ reads these without torch, so that the runner can
@@ -85,6 +87,10 @@ def test_the_runner_reads_attempt_folders_without_torch(module: str, tmp_path: P
 def test_the_runner_itself_has_no_torch(tmp_path: Path) -> None:
     loaded = modules_after("import ablate.run.runner, ablate.run.progress", tmp_path)
     assert not loaded & {"torch", "pandas", "optuna"}
+
+
+def test_a_run_starts_its_mirror_without_optuna(tmp_path: Path) -> None:
+    assert "optuna" not in modules_after("import ablate.mirror.follower", tmp_path)
 
 
 def call(arguments: list[str]) -> str:

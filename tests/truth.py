@@ -147,10 +147,7 @@ def fill(
 
 
 def _claim(store: Store, study_id: int) -> Claim | None:
-    values = {"code_sha256": None, "environment_json": "{}"}
-    return claim_trial(
-        store, runner_id="r", study_id=study_id, arms=None, slot="cpu:0", attempt_values=values, lease_s=1e9
-    )
+    return claim_trial(store, runner_id="r", study_id=study_id, arms=None, slot="cpu:0", lease_s=1e9)
 
 
 def _finish(store: Store, claim: Claim, fate: Fate, metrics: Mapping[str, float]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, func, or_, select
 
 from ablate.store.facts import read_number
 from ablate.store.store import Store
@@ -64,7 +64,7 @@ class Try:
 class TrialFacts:
     """One trial of a study version, with the attempts and numbers that a mirror shows.
 
-    ``epochs`` holds the primary metric; of a finished trial only what the attempt recorded that counts.
+    ``epochs`` holds the primary metric as the attempt that counts recorded it, or the one at work.
     """
 
     fingerprint: str
@@ -101,7 +101,7 @@ def versions(store: Store, known: Mapping[int, Version]) -> list[Version]:
 def changed_trials(
     store: Store, version: Version, known: Mapping[str, Stamp]
 ) -> tuple[list[str], dict[str, TrialFacts]]:
-    """Return the fingerprints of a version's trials in plan order, and the facts of those that may differ from before.
+    """Return the fingerprints of the trials that were begun, oldest first, and facts of those that may have changed.
 
     ``known``: the stamps that were seen before. All is read in one transaction.
     """
@@ -138,8 +138,9 @@ def _version(connection: Connection, study_id: int) -> Version:
     )
 
 
-def _trials(connection: Connection, study_id: int) -> dict[str, tuple[Row[Any], Stamp]]:
-    """Return row and stamp of each trial by fingerprint, in plan order; a trial of two arms stands once."""
+def _trials(connection: Connection, study_id: int) -> dict[str, tuple[Any, Stamp]]:
+    """Return row and stamp of each trial that was begun, by fingerprint, oldest first; one of two arms stands once."""
+    first = select(attempt.c.trial, func.min(attempt.c.id).label("id")).group_by(attempt.c.trial).subquery()
     query = (
         select(
             trial.c.id,
@@ -157,11 +158,13 @@ def _trials(connection: Connection, study_id: int) -> dict[str, tuple[Row[Any], 
         .join_from(replicate, arm, arm.c.id == replicate.c.arm)
         .join(trial, trial.c.id == replicate.c.trial)
         .outerjoin(runner, runner.c.id == trial.c.owner)
-        .where(arm.c.study == study_id)
-        .order_by(replicate.c.position, replicate.c.id)
+        .outerjoin(first, first.c.trial == trial.c.id)
+        .where(arm.c.study == study_id, or_(first.c.id.is_not(None), trial.c.state == "done"))
+        .order_by(func.coalesce(first.c.id, 0), replicate.c.position)
     )
-    found: dict[str, tuple[Row[Any], Stamp]] = {}
+    found: dict[str, tuple[Any, Stamp]] = {}
     alive: dict[str, bool] = {}
+    row: Any
     for row in connection.execute(query):
         arms = found[row.fingerprint][1].arms if row.fingerprint in found else ()
         state = row.state
@@ -173,7 +176,7 @@ def _trials(connection: Connection, study_id: int) -> dict[str, tuple[Row[Any], 
     return found
 
 
-def _is_alive(row: Row[Any]) -> bool:
+def _is_alive(row: Any) -> bool:
     """Tell whether the runner of a running trial lives: by the kernel's word on this host, else by the lease."""
     if row.boot_id and row.boot_id == _boot_id():
         try:
@@ -202,14 +205,13 @@ def _boot_id() -> str:
 
 
 def _facts(
-    connection: Connection, version: Version, rows: Mapping[str, tuple[Row[Any], Stamp]]
+    connection: Connection, version: Version, rows: Mapping[str, tuple[Any, Stamp]]
 ) -> Iterator[tuple[str, TrialFacts]]:
     ids = [row.id for row, _ in rows.values()]
     tries = _tries(connection, ids)
     finals = _finals(connection, ids)
     epochs = _epochs(connection, ids, version.primary)
     for fingerprint, (row, stamp) in rows.items():
-        settled = stamp.state in ("done", "failed")
         claim = stamp.result_claim or stamp.claim
         yield (
             fingerprint,
@@ -220,11 +222,7 @@ def _facts(
                 reason=row.reason,
                 tries=tuple(tries.get(row.id, ())),
                 finals=finals.get(row.id, {}) if stamp.state == "done" else {},
-                epochs={
-                    epoch: value
-                    for epoch, value, recorded_under in epochs.get(row.id, ())
-                    if not settled or recorded_under == claim
-                },
+                epochs={epoch: value for epoch, value, under in epochs.get(row.id, ()) if under == claim},
             ),
         )
 

@@ -7,11 +7,11 @@ list of levels that grows is an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ablate.mirror.facts import Stamp, TrialFacts, Try, Version
+from ablate.mirror.facts import TrialFacts, Try, Version
 from ablate.study.settings import leaves, show
 
 KEY = "ablate:trial"
@@ -39,7 +39,7 @@ class Times:
     ended: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """What all trials of an Optuna study share."""
 
@@ -109,29 +109,31 @@ def times_of(version: Version, facts: TrialFacts) -> Times:
 def changes(old: TrialPicture, new: TrialPicture) -> TrialPicture | None:
     """Return the part of ``new`` that must be written over ``old``; None where Optuna can't get there from ``old``.
 
-    A finished trial is final in Optuna, and nothing that was written can be taken away.
+    A finished trial is final in Optuna, and an epoch that was written can't be taken away: one of an attempt that was
+    lost stays until the next attempt records it again, or the trial is finished.
     """
     same = old.levels == new.levels and old.state == new.state and old.value == new.value
     attributes = {key: value for key, value in new.attributes.items() if old.attributes.get(key, ...) != value}
     epochs = {epoch: value for epoch, value in new.epochs.items() if old.epochs.get(epoch) != value}
     if is_finished(old.state) and not (same and not attributes and not epochs):
         return None
-    if old.levels != new.levels or old.epochs.keys() - new.epochs.keys():
+    if old.levels != new.levels or (is_finished(new.state) and old.epochs.keys() - new.epochs.keys()):
         return None
     return TrialPicture(new.state, {}, attributes, epochs, new.value)
+
+
+def over(old: TrialPicture, new: TrialPicture) -> TrialPicture:
+    """Return what Optuna holds once ``changes(old, new)`` are written."""
+    return replace(new, attributes={**old.attributes, **new.attributes}, epochs={**old.epochs, **new.epochs})
 
 
 def is_finished(state: str) -> bool:
     return state in ("COMPLETE", "FAIL", "PRUNED")
 
 
-def stamps_of(facts: Iterable[TrialFacts]) -> dict[str, Stamp]:
-    return {each.fingerprint: each.stamp for each in facts}
-
-
 def _attributes(version: Version, facts: TrialFacts) -> dict[str, Any]:
     arms = facts.stamp.arms
-    own = {
+    own: dict[str, Any] = {
         KEY: facts.fingerprint,
         "arm": ", ".join(arms),
         "title": version.titles[arms[0]],
@@ -139,11 +141,11 @@ def _attributes(version: Version, facts: TrialFacts) -> dict[str, Any]:
         "state": facts.stamp.state,
         "attempts": [_attempt(each) for each in facts.tries],
     }
-    if outcome := _outcome(facts):
-        own["outcome"] = outcome
-    if reason := facts.reason or _error(facts):
-        own["reason"] = reason
-    others = {name: _plain(value) for name, value in facts.finals.items() if name != version.primary}
+    if facts.stamp.state in ("done", "failed"):  # an attribute stays once written: these would outlive a retry
+        told = {"outcome": _outcome(facts), "reason": facts.reason or _error(facts)}
+        own.update({key: value for key, value in told.items() if value})
+    shown = version.primary if math.isfinite(facts.finals.get(version.primary, 0.0)) else None
+    others = {name: _plain(value) for name, value in facts.finals.items() if name != shown}
     return {**{f"metric {name}" if name in own else name: value for name, value in others.items()}, **own}
 
 

@@ -9,6 +9,7 @@ class QuietConsole(Console):
     """A console that leaves a closed pipe (`| head`) to its caller; rich would end the process with exit code 1."""
 
     def on_broken_pipe(self) -> None:
+        self.quiet = True  # or leaving a live view would write again
         raise BrokenPipeError
 
 

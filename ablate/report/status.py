@@ -17,7 +17,7 @@ from ablate.study.words import duration
 
 _COLUMNS = ("done", "diverged", "failed", "running", "waiting", "total")
 _GAP = 2
-_LABEL_WIDTH = 12  # at least so much of an arm's name is shown
+_LABEL_WIDTH = 8  # a longer name has a line of its own where there is no room
 _FAILURES = 10
 _HELD = 4
 
@@ -25,7 +25,7 @@ _HELD = 4
 def print_standing(standing: Standing, console: Console, *, now: float, options: str = "") -> None:
     """Print it. ``options`` are what the suggested commands need besides, such as ``--store X``."""
     version = f" (version {standing.version})" if standing.version > 1 else ""
-    _print(console, f"{standing.title}{version}: {_summary(standing.counts)}", style="bold")
+    _print(console, f"{standing.title}{version}: {summary(standing.counts)}", style="bold")
     console.print()
     _print_arms(standing, console)
     _print_section(console, "runners", [line for runner in standing.runners for line in _runner(runner, now)])
@@ -33,7 +33,8 @@ def print_standing(standing: Standing, console: Console, *, now: float, options:
     _print_commands(console, list(_next(standing, options)))
 
 
-def _summary(counts: Counts) -> str:
+def summary(counts: Counts) -> str:
+    """``5 of 6 trials done, 1 failed``."""
     parts = [f"{counts.finished:,} of {plural(counts.planned, 'trial')} done"]
     others = (counts.diverged, counts.failed, counts.running, counts.waiting)
     parts += [f"{number:,} {name}" for name, number in zip(_COLUMNS[1:], others, strict=False) if number]
@@ -111,8 +112,8 @@ def _next(standing: Standing, options: str) -> Iterator[tuple[str, str]]:
         yield standing.command, f"runs {plural(missing, 'trial')}{orphans}"
     if standing.failures:
         failure = standing.failures[0]
-        yield f"ablate logs {name} {failure.arm} --seed {failure.seed}{options}", "what the first one printed"
-        yield f"ablate retry {name}{options}", f"puts {plural(counts.failed, 'failed trial')} back in the queue"
+        yield f"ablate logs {name} {failure.arm} --seed {failure.seed}{options}", "what it printed"
+        yield f"ablate retry {name}{options}", f"tries {plural(counts.failed, 'trial')} again"
     if counts.done:
         yield f"ablate report {name}{options}", f"the table{' so far' if counts.missing else ''}"
 
@@ -123,9 +124,8 @@ def _print_commands(console: Console, commands: Sequence[tuple[str, str]]) -> No
         console.print()
         _print(console, "next", style="bold")
     width = max((cell_len(command) for command, _ in commands), default=0)
-    beside = all(_GAP + width + _GAP + len(f"# {what}") <= console.width for _, what in commands)
     for command, what in commands:
-        if beside:
+        if _GAP + width + _GAP + len(f"# {what}") <= console.width:
             _print(console, f"{'':{_GAP}}{command:{width}}{'':{_GAP}}# {what}", wrap=False)
         else:
             _print(console, f"# {what}", indent=_GAP)
@@ -140,4 +140,3 @@ def _print(console: Console, text: str, *, style: str = "", indent: int = 0, wra
         lines = [wrapped[0].plain.rstrip(), *(" " * _GAP + line.plain.rstrip() for line in wrapped[1:])]
     for line in lines:
         console.print(Text(" " * indent + line, style=style), soft_wrap=True)
-

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import sys
 
 
 def one_line(text: str) -> str:
@@ -32,6 +35,18 @@ def in_encoding(text: str, encoding: str) -> str:
         text = text.translate(_ASCII)
         return text.encode(encoding, "backslashreplace").decode(encoding)
     return text
+
+
+def make_streams_safe() -> None:
+    """See to it that no character can end a command: what a stream's encoding lacks is escaped.
+
+    Under LANG=C Python writes UTF-8 all the same; a terminal that was told so shows it as rubbish, and gets ASCII.
+    """
+    locale = os.environ.get("LC_ALL") or os.environ.get("LANG")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            is_plain = locale in ("C", "POSIX") and sys.flags.utf8_mode and stream.isatty()
+            stream.reconfigure(encoding="ascii" if is_plain else None, errors="backslashreplace")
 
 
 def markdown(text: str) -> str:

@@ -38,7 +38,7 @@ def is_free(path: Path) -> bool:
     """Tell whether a lock file exists and nobody holds it: its runner is dead."""
     if not path.exists():
         return False
-    lock = FileLock.try_take(path)
+    lock = FileLock.try_take(path, shared=True)  # or two that look at one time would take each other for its runner
     if lock is None:
         return False
     lock.release()

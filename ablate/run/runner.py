@@ -21,16 +21,18 @@ from typing import Any
 
 from ablate.errors import EXIT_ENVIRONMENT, AblateError, EnvironmentFault, Fault
 from ablate.plan.trials import Plan
-from ablate.run.locks import FileLock, boot_id, is_free
+from ablate.run.liveness import is_dead
+from ablate.run.locks import FileLock, boot_id
 from ablate.run.outcomes import decide
 from ablate.run.progress import FAILURE_LINES, Progress
 from ablate.run.provenance import git_facts, gpu_facts, machine_facts
 from ablate.run.slots import Slot, SlotPool
+from ablate.run.watch import Follower
 from ablate.run.workers import Exit, Workers
 from ablate.store import claims
 from ablate.store.claims import Claim, Ending, Fenced, Held
 from ablate.store.facts import StoredTrial, trials_of
-from ablate.store.store import Store, is_sqlite
+from ablate.store.store import Store
 from ablate.train.folder import AttemptFolder, Result, Work, printable
 
 POLL_S = 0.05
@@ -120,13 +122,13 @@ class Runner:
         self._options = options
         resources, execution = plan.study.resources, plan.study.execution
         self._slots = SlotPool(resources, threads=execution.threads, jobs=options.jobs)
-        self._progress = progress(trials_of(store, study_id))
+        self._progress = progress(self._mine(trials_of(store, study_id)))
+        self._others = Follower(store, study_id, self._progress, mine=self.id)
         self._attempts: dict[int, _Attempt] = {}
         self._made = 0
         self._signals: list[int] = []
         self._fault: Fault | None = None
         self._next_flush = self._next_renewal = self._next_claim = self._next_look = 0.0
-        self._elsewhere = 0
         self._facts = machine_facts() | git_facts(study_folder, store.folder / "diffs")
         self._gpu_facts: dict[str, dict[str, str]] = {}
         self._code = code
@@ -171,7 +173,9 @@ class Runner:
             self._recover()
             self._next_renewal = now + self._options.lease_s / 4
         self._fill_slots()
-        self._progress.show(waiting_for=self._elsewhere)
+        if self._progress.is_live:
+            self._others.look()
+            self._progress.show()
         return bool(self._attempts) or self._others_are_at_it()
 
     def _fill_slots(self) -> None:
@@ -341,9 +345,15 @@ class Runner:
     def _report(self, attempt: _Attempt, ending: Ending, metrics: Mapping[str, float]) -> None:
         trial, seconds = attempt.claim.trial, ending.seconds or 0.0
         why = printable(ending.reason or ending.error or "")
-        self._progress.ended(trial, ending.state, ending.outcome, metrics=metrics, seconds=seconds, why=why)
-        if ending.state == "failed" or ending.outcome == "error":
-            self._progress.say(f"    {attempt.folder.log_file}", attempt.folder.log_tail(FAILURE_LINES))
+        self._progress.ended(
+            trial,
+            ending.state,
+            ending.outcome,
+            metrics=metrics,
+            seconds=seconds,
+            why=why,
+            folder=attempt.folder,
+        )
 
     # --- other runners
 
@@ -355,12 +365,11 @@ class Runner:
         self._next_look = now + ELSEWHERE_S
         self._recover()
         mine = self._mine(trials_of(self._store, self._study_id))
-        self._elsewhere = len({each.trial for each in mine if each.state == "running"})
         self._progress.refresh_states({each.trial: (each.state, each.outcome) for each in mine})
         waiting = any(each.state == "waiting" for each in mine)
         if waiting:
             self._next_claim = 0.0
-        return bool(self._elsewhere) or waiting
+        return waiting or any(each.state == "running" for each in mine)
 
     def _mine(self, trials: Sequence[StoredTrial]) -> list[StoredTrial]:
         return [each for each in trials if self._options.arms is None or each.arm in self._options.arms]
@@ -371,21 +380,8 @@ class Runner:
             if held.owner == self.id:
                 if not any(attempt.claim.trial == held.trial for attempt in self._attempts.values()):
                     self._take_back(held)  # a claim whose reply was lost: nobody works on it
-            elif self._is_dead(held):
+            elif is_dead(held, self._store, lease_s=self._options.lease_s):
                 self._take_back(held)
-
-    def _is_dead(self, held: Held) -> bool:
-        if held.lease_until < time.time():
-            # frozen and late, or on another host: its lock says nothing, its lease is over
-            return not (held.boot_id == boot_id() and self._lock_is_held(held))
-        if held.boot_id == boot_id():
-            return is_free(Path(held.lock_file))
-        return is_sqlite(self._store.engine.url) and held.host == socket.gethostname()  # before a reboot of this host
-
-    def _lock_is_held(self, held: Held) -> bool:
-        """A runner that is alive and late (a suspended laptop) keeps its trials for one more lease."""
-        lock = Path(held.lock_file)
-        return lock.exists() and not is_free(lock) and time.time() < held.lease_until + self._options.lease_s
 
     def _take_back(self, held: Held) -> None:
         folder = AttemptFolder(self._store.folder / held.folder)

@@ -137,7 +137,7 @@ def usable_cores() -> list[int]:
 
 def usable_gpus() -> list[Gpu]:
     """Return the GPUs that an inherited CUDA_VISIBLE_DEVICES leaves. Raises EnvironmentFault where there are none."""
-    gpus = _listed_gpus()
+    gpus = listed_gpus()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         wanted = [entry.strip() for entry in visible.split(",") if entry.strip()]
@@ -149,7 +149,8 @@ def usable_gpus() -> list[Gpu]:
     return gpus
 
 
-def _listed_gpus() -> list[Gpu]:
+def listed_gpus() -> list[Gpu]:
+    """Return the GPUs that nvidia-smi finds; none where there is no nvidia-smi, or it fails."""
     command = ["nvidia-smi", "--query-gpu=uuid,index,name", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

@@ -58,13 +58,19 @@ class StoredAttempt:
 
 
 @dataclass(frozen=True)
-class History:
-    """One moment of a study version: its trials, its attempts in their order, and all runners that matter to it."""
+class Moment:
+    """One moment of a study version: its trials, attempts in their order, and all runners that matter to it."""
 
     trials: tuple[StoredTrial, ...]
-    measurements: tuple[Row[Any], ...]
     attempts: tuple[StoredAttempt, ...]
     runners: tuple[StoredRunner, ...]
+
+
+@dataclass(frozen=True)
+class History(Moment):
+    """A moment with all attempts, and the final measurements of the finished trials."""
+
+    measurements: tuple[Row[Any], ...]
 
 
 @dataclass(frozen=True)
@@ -83,16 +89,34 @@ def history_of(store: Store, study_id: int) -> History:
     def work(connection: Connection) -> History:
         return History(
             tuple(select_trials(connection, study_id)),
-            tuple(select_measurements(connection, study_id, final=True)),
             tuple(_attempts(connection, study_id)),
+            tuple(_runners(connection, study_id)),
+            tuple(select_measurements(connection, study_id, final=True)),
+        )
+
+    return store.read(work)
+
+
+def moment_of(store: Store, study_id: int, *, after: int, among: Collection[int]) -> Moment:
+    """Return what changed of a study version: all its trials, and attempts as ``attempts_of`` chooses them."""
+
+    def work(connection: Connection) -> Moment:
+        return Moment(
+            tuple(select_trials(connection, study_id)),
+            tuple(_attempts(connection, study_id, after=after, among=among)),
             tuple(_runners(connection, study_id)),
         )
 
     return store.read(work)
 
 
-def attempts_of(store: Store, study_id: int, *, after: int = 0, among: Collection[int] = ()) -> list[StoredAttempt]:
-    """Return the attempts of a study version in their order: those with an id above ``after``, and those in ``among``."""
+def attempts_of(
+    store: Store, study_id: int, *, after: int | None = None, among: Collection[int] | None = None
+) -> list[StoredAttempt]:
+    """Return the attempts of a study version in the order they began.
+
+    All of them, or those with an id above ``after`` together with those whose id is in ``among``.
+    """
     return store.read(lambda connection: _attempts(connection, study_id, after=after, among=among))
 
 
@@ -140,7 +164,7 @@ def recorded_values(store: Store, trial_id: int, claim: int) -> tuple[int | None
 
 
 def _attempts(
-    connection: Connection, study_id: int, *, after: int = 0, among: Collection[int] = ()
+    connection: Connection, study_id: int, *, after: int | None = None, among: Collection[int] | None = None
 ) -> list[StoredAttempt]:
     query = _of_study(
         select(
@@ -153,9 +177,10 @@ def _attempts(
         study_id,
     )
     query = query.join(attempt, attempt.c.trial == trial.c.id).join(runner, runner.c.id == attempt.c.runner)
-    query = query.where(or_(attempt.c.id > after, attempt.c.id.in_(among))).order_by(
-        attempt.c.id, replicate.c.position
-    )
+    if after is not None or among is not None:
+        chosen = [attempt.c.id.in_(among or ()), *([attempt.c.id > after] if after is not None else [])]
+        query = query.where(or_(*chosen))
+    query = query.order_by(attempt.c.id, replicate.c.position)
     rows: dict[int, Row[Any]] = {}
     for row in connection.execute(query):
         rows.setdefault(row.id, row)  # a trial that two arms share is told of once

@@ -106,6 +106,11 @@ def provide(source: Source, folder: Path) -> None:
         ) from None
 
 
+def is_there(source: Source, folder: Path) -> bool:
+    """Tell whether ``folder`` holds every file of the data set, without reading one."""
+    return not _missing(source, folder)
+
+
 def read(source: Source, files: tuple[tuple[str, str], ...], folder: Path) -> npt.NDArray[np.uint8]:
     """Return the records of ``files`` (``source.train`` or ``source.test``) as uint8 [N, labels + 3072].
 

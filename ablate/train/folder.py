@@ -140,9 +140,16 @@ class AttemptFolder:
                 text = file.read().decode("utf-8", "replace")
         except FileNotFoundError:
             return []
-        # a progress bar rewrites its line: only what stands after the last carriage return was visible
-        visible = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
-        return [printable(line) for line in visible if line.strip()][-lines:]
+        shown = [as_shown(line) for line in text.split("\n")]
+        return [line for line in shown if line.strip()][-lines:]
+
+
+def as_shown(line: str) -> str:
+    """Return a line of a log as a terminal would have left it, with control characters escaped.
+
+    A progress bar rewrites its line: only what stands after the last carriage return was visible.
+    """
+    return printable(line.rstrip("\r").rsplit("\r", 1)[-1])
 
 
 def printable(text: str) -> str:

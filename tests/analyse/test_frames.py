@@ -35,8 +35,8 @@ def test_only_settings_that_differ_are_columns(tmp_path: Path) -> None:
     filled = fill(tmp_path, truth_study(seeds=1))
     columns = list(trials_frame(filled.store, filled.stored).columns)
     assert [name for name in columns if name.startswith(("model.", "train."))] == [
-        "model.depth",
         "model.norm",
+        "model.depth",
         "model.residual",
         "model.residual_scale",
     ]

@@ -182,7 +182,7 @@ def test_failed_trials_stay_failed_until_they_are_retried(fates: tuple[Path, str
     (project / "toy.py").write_text("def train(settings, context):\n    return {'acc': 1.0}\n")
     retried = ablate("retry", "fates", "--only", "only-error", cwd=project)
     assert "1 failed trial back in the queue" in retried.stderr
-    ablate("run", "fates.yaml", cwd=project)
+    ablate("run", "fates.yaml", "--keep", cwd=project)
     assert query(project, "SELECT count(*) FROM attempt WHERE outcome = 'ok'") == [(4,)]
 
 
@@ -234,8 +234,9 @@ def test_the_worker_gets_pinned_threads_and_no_gpu(project: Path) -> None:
 
 def test_a_forked_worker_computes_the_bits_of_a_fresh_interpreter(project: Path) -> None:
     task = """
-    import hashlib, torch
+    import __main__, hashlib, torch
     def train(settings, context):
+        print("process of", __main__.__spec__.name)
         torch.manual_seed(context.seed)
         from torch import nn
         net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 5))
@@ -258,6 +259,8 @@ def test_a_forked_worker_computes_the_bits_of_a_fresh_interpreter(project: Path)
         done = ablate("run", str(path), "--only", "baseline", cwd=folder, PYTHONPATH=f"{folder}:{os.getcwd()}")
         assert done.returncode == 0, done.stderr
         found.append([row[1:] for row in results(folder)])
+        logs = "".join(log.read_text() for log in folder.glob("runs/trials/*/*/stdout.log"))
+        assert f"process of ablate.train.{'worker' if extra else 'server'}" in logs
     assert found[0] == found[1]
 
 

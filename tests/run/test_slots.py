@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ from tests.command import ablate, finish, query, start
 from tests.studies import TOY_STUDY, write_study
 
 UUIDS = ["GPU-11111111-aaaa-bbbb-cccc-000000000001", "GPU-22222222-aaaa-bbbb-cccc-000000000002"]
+
+
+@pytest.fixture(autouse=True)
+def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host of its own for each test: what one leaves held must not be missing in the next."""
+    (tmp_path / "locks").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "locks"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
 
 
 @pytest.fixture

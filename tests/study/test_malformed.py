@@ -34,9 +34,9 @@ Run = Callable[[list[str]], tuple[int, str]]
 
 @pytest.fixture
 def folder(project: Path) -> Path:
-    """The malformed studies with their tasks in an empty project; the current folder."""
-    shutil.copytree(FOLDER, project, dirs_exist_ok=True)
-    (project / "half_written.py.txt").rename(project / "half_written.py")
+    """An empty project, and the current folder, with the tasks of the malformed studies."""
+    shutil.copy(FOLDER / "canary.py", project)
+    shutil.copy(FOLDER / "half_written.py.txt", project / "half_written.py")
     return project
 
 
@@ -74,6 +74,7 @@ SEEN: dict[str, str] = {}
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_message(study: str, folder: Path, run: Run) -> None:
+    shutil.copy(FOLDER / f"{study}.yaml", folder)
     before = sorted(folder.rglob("*"))
     code, message = run(arguments_of(study))
     assert code == 2
@@ -103,6 +104,7 @@ SECTIONS = ["many-in-every-section", "yaml-alias-bomb", "task-syntax-error", "ya
 @pytest.mark.parametrize("study", SECTIONS)
 def test_the_command_itself(study: str, folder: Path) -> None:
     """The same in a process of its own: the message, the exit code, and nothing on stdout."""
+    shutil.copy(FOLDER / f"{study}.yaml", folder)
     command = [sys.executable, "-c", "from ablate.cli import main; main()", *arguments_of(study)]
     started = time.monotonic()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
@@ -115,6 +117,7 @@ def test_the_command_itself(study: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["plan", "validate"])
 def test_every_verb_refuses(verb: str, folder: Path, run: Run) -> None:
+    shutil.copy(FOLDER / "many-in-every-section.yaml", folder)
     code, message = run([verb, "many-in-every-section.yaml"])
     assert code == 2
     assert UPDATING or message == EXPECTED["many-in-every-section"]

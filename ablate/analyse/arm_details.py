@@ -1,0 +1,110 @@
+"""All about one arm: what `ablate show` tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.analyse.findings import TrialResult
+from ablate.analyse.results import results_from, stored_plan
+from ablate.errors import AblateError
+from ablate.store.facts import StoredStudy
+from ablate.store.history import StoredAttempt, arms_of, history_of
+from ablate.store.store import Store
+from ablate.study.settings import differences
+from ablate.study.words import did_you_mean
+
+
+@dataclass(frozen=True)
+class ComparedWith:
+    """A row that the arm stands in: what is subtracted from what, and in which design."""
+
+    design: str
+    minuend: str
+    subtrahend: str
+
+
+@dataclass(frozen=True)
+class AttemptDetails:
+    """One attempt. ``environment`` is what was found and not declared; ``folder`` is where its files lie."""
+
+    number: int
+    outcome: str
+    host: str
+    slot: str
+    started: float
+    ended: float | None
+    seconds: float | None
+    resumed_from: int | None
+    error: str
+    folder: str
+    stands: bool
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SeedDetails:
+    result: TrialResult
+    attempts: tuple[AttemptDetails, ...]
+
+
+@dataclass(frozen=True)
+class ArmDetails:
+    """One arm of a study version. ``changes`` are the settings that differ from its parent's."""
+
+    study: str
+    name: str
+    title: str
+    parent: str | None
+    changes: tuple[str, ...]
+    compared: tuple[ComparedWith, ...]
+    settings: dict[str, Any]
+    metrics: tuple[str, ...]
+    seeds: tuple[SeedDetails, ...]
+
+
+def arm_details(store: Store, stored: StoredStudy, name: str) -> ArmDetails:
+    """Return all about one arm. Raises AblateError where the study has none of that name."""
+    arms = {arm.name: arm for arm in arms_of(store, stored.id)}
+    if name not in arms:
+        raise AblateError(f"`{stored.title}` has no arm `{name}`", hint=did_you_mean(name, arms))
+    arm = arms[name]
+    plan = stored_plan(stored)
+    history = history_of(store, stored.id)
+    trials = {(trial.arm, trial.seed): trial.trial for trial in history.trials}
+    attempts: dict[int, list[AttemptDetails]] = {}
+    for attempt in history.attempts:
+        attempts.setdefault(attempt.trial, []).append(_attempt(attempt, store.folder))
+    parent = arms.get(arm.parent) if arm.parent else None
+    return ArmDetails(
+        study=f"{stored.title} (version {stored.version})" if stored.version > 1 else stored.title,
+        name=name,
+        title=arm.title,
+        parent=arm.parent,
+        changes=tuple(map(str, differences(parent.settings, arm.settings))) if parent else (),
+        compared=tuple(ComparedWith(c.design, c.minuend, c.subtrahend) for c in plan.contrasts if c.arm == name),
+        settings=plan.arm(name).settings,  # in the order of the study file
+        metrics=tuple(plan.study.metrics),
+        seeds=tuple(
+            SeedDetails(result, tuple(attempts.get(trials.get((name, result.seed), -1), ())))
+            for result in results_from(history.trials, history.measurements, plan)[name]
+        ),
+    )
+
+
+def _attempt(attempt: StoredAttempt, folder: Path) -> AttemptDetails:
+    return AttemptDetails(
+        number=attempt.claim,
+        outcome=attempt.outcome or "running",
+        host=attempt.host,
+        slot=attempt.slot,
+        started=attempt.started,
+        ended=attempt.ended,
+        seconds=attempt.seconds,
+        resumed_from=attempt.resumed_from,
+        error=attempt.error or "",
+        folder=str(folder / attempt.folder),
+        stands=attempt.stands,
+        environment={"code_sha256": attempt.code_sha256 or "", **attempt.environment},
+    )

@@ -1,0 +1,120 @@
+"""``ablate show``: all about one arm, down to the attempts and what they ran on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from ablate.analyse.arm_details import ArmDetails, AttemptDetails, SeedDetails
+from ablate.report.numbers import plural
+from ablate.report.text import in_encoding, visible
+from ablate.study.settings import leaves, show
+from ablate.study.words import duration
+
+_INDENT = 2
+
+
+def print_arm(arm: ArmDetails, console: Console) -> None:
+    """Print it. Facts of the environment that attempts share are printed once, at the end."""
+    _print(console, f"{arm.study}: {arm.name}", style="bold")
+    if arm.title != arm.name:
+        _print(console, arm.title)
+    if arm.parent is None:
+        _print(console, "the baseline: it is compared with nothing")
+    else:
+        _print(console, f"parent {arm.parent}; what differs from it:")
+        for change in arm.changes or ("nothing",):
+            _print(console, change, indent=_INDENT)
+    for row in arm.compared:
+        _print(console, f"{row.design}: its effect is {row.minuend} less {row.subtrahend}")
+    _print_settings(arm, console)
+    for seed in arm.seeds:
+        _print_seed(seed, arm, console)
+    _print_environments(arm, console)
+
+
+def _print_settings(arm: ArmDetails, console: Console) -> None:
+    console.print()
+    _print(console, "settings", style="bold")
+    for path, value in leaves(arm.settings):
+        _print(console, f"{path}: {show(value)}", indent=_INDENT)
+
+
+def _print_seed(seed: SeedDetails, arm: ArmDetails, console: Console) -> None:
+    result = seed.result
+    console.print()
+    state = result.state if result.status == "finished" else result.status
+    seconds = f", {duration(result.seconds)}" if result.seconds is not None else ""
+    reason = f": {result.reason}" if result.reason else ""
+    _print(console, f"seed {result.seed}: {state}{seconds}{reason}", style="bold")
+    others = [name for name in result.values if name not in arm.metrics]
+    names = [name for name in arm.metrics if name in result.values] + others
+    if result.status in ("finished", "diverged") and names:
+        _print(console, ", ".join(f"{name} {_number(result.values[name])}" for name in names), indent=_INDENT)
+    for attempt in seed.attempts:
+        for line in _attempt(attempt):
+            _print(console, line, indent=_INDENT)
+        _print(console, attempt.folder, indent=2 * _INDENT, wrap=False)
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else str(value)
+
+
+def _attempt(attempt: AttemptDetails) -> Iterator[str]:
+    took = attempt.seconds
+    if took is None and attempt.ended is not None:
+        took = attempt.ended - attempt.started
+    after = f" after {duration(max(0.0, took))}" if took is not None else ""
+    resumed = f", resumed from attempt {attempt.resumed_from}" if attempt.resumed_from is not None else ""
+    stands = ", its result stands" if attempt.stands else ""
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
+    ended = f"{attempt.outcome}{after}{resumed}{stands}"
+    yield f"attempt {attempt.number}: {ended}; on {attempt.host}, {attempt.slot}, {began}"
+    if attempt.error:
+        yield f"{'':{_INDENT}}{attempt.error}"
+
+
+def _print_environments(arm: ArmDetails, console: Console) -> None:
+    """Print what every attempt has in common, then what only some of them have."""
+    where = [(f"seed {seed.result.seed} attempt {each.number}", each) for seed in arm.seeds for each in seed.attempts]
+    if not where:
+        return
+    facts = [attempt.environment for _, attempt in where]
+    common = {key: value for key, value in facts[0].items() if all(each.get(key) == value for each in facts)}
+    console.print()
+    _print(console, f"environment of {plural(len(where), 'attempt')}", style="bold")
+    _print_facts(common, console)
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, attempt in where:
+        rest = tuple((key, value) for key, value in attempt.environment.items() if key not in common and value)
+        groups.setdefault(rest, []).append(name)
+    for rest, names in groups.items():
+        if rest:
+            console.print()
+            _print(console, f"environment of {', '.join(names)}", style="bold")
+            _print_facts(dict(rest), console)
+
+
+def _print_facts(facts: Mapping[str, str], console: Console) -> None:
+    for key, value in facts.items():
+        first, *further = value.splitlines() or [""]
+        if value:
+            _print(console, f"{key}: {first}", indent=_INDENT)
+        for line in further:
+            _print(console, line, indent=2 * _INDENT, wrap=False)
+
+
+def _print(console: Console, text: str, *, style: str = "", indent: int = 0, wrap: bool = True) -> None:
+    printable = in_encoding(visible(text), console.encoding)
+    lines = [printable]
+    if wrap and cell_len(printable) > console.width - indent:
+        first, *rest = Text(printable).wrap(console, max(20, console.width - indent - _INDENT))
+        lines = [first.plain, *(" " * _INDENT + line.plain for line in rest)]
+    for line in lines:
+        console.print(Text((" " * indent + line).rstrip(), style=style), soft_wrap=True)

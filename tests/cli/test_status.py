@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+from sqlalchemy import update
+
+from ablate.analyse.standing import Standing, run_command, standing
+from ablate.report.status import print_standing
+from ablate.store.claims import register_runner
+from ablate.store.history import history_of
+from ablate.store.tables import runner
+from tests.command import Call, ablate, finish, query, start
+from tests.run.test_stops import SLOW_TOY, running, wait_until
+from tests.studies import write_study
+from tests.truth import DIVERGED, FAILED, WAITING, Fate, Filled, fill, truth_study
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "cli"
+NOON = 1_700_049_600.0
+RUNNING = Fate(state="running")
+FATES = {
+    ("batchnorm", 1): FAILED,
+    ("batchnorm", 3): DIVERGED,
+    ("depth-6", 2): RUNNING,
+    ("residual", 2): RUNNING,
+    ("residual", 5): WAITING,
+    ("residual-scale", 5): WAITING,
+}
+
+
+@pytest.fixture
+def half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Filled:
+    """A study half done: its runner began 90 minutes before noon of some day, and was last heard of 40 s ago."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    filled = fill(tmp_path, truth_study(), FATES)
+    values = {"started": NOON - 5400, "heartbeat": NOON - 40}
+    filled.store.write(lambda connection: connection.execute(update(runner).values(values)))
+    return filled
+
+
+def printed(found: Standing, width: int, encoding: str = "utf-8") -> str:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding)
+    print_standing(found, Console(file=file, width=width), now=NOON)
+    file.flush()
+    return raw.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["alive", "dead"])
+def test_status_reads_as_its_golden_file(half_way: Filled, alive: bool) -> None:
+    found = standing(half_way.store, half_way.stored, is_alive=lambda _: alive)
+    path = GOLDEN / f"status-{'alive' if alive else 'dead'}.txt"
+    text = printed(found, 80)
+    if os.environ.get("ABLATE_UPDATE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text(), "see tests/report/test_goldens.py for how to renew it"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_line_but_a_command_is_wider_than_the_terminal(half_way: Filled, width: int) -> None:
+    lines = printed(standing(half_way.store, half_way.stored, is_alive=lambda _: False), width).splitlines()
+    assert [line for line in lines if cell_len(line) > width and not line.startswith("  ablate ")] == []
+
+
+def test_a_terminal_without_utf8_gets_ascii(half_way: Filled) -> None:
+    assert printed(standing(half_way.store, half_way.stored, is_alive=lambda _: True), 80, "ascii").isascii()
+
+
+def test_the_command_to_go_on_is_the_one_last_used(half_way: Filled) -> None:
+    def after(command: str) -> str:
+        facts = {"host": "here", "boot_id": "b", "lock_file": "l", "command": command}
+        register_runner(half_way.store, runner_id=command, study_id=half_way.stored.id, facts=facts)
+        return run_command(half_way.stored, history_of(half_way.store, half_way.stored.id))
+
+    assert after("/bin/ablate agent") == "ablate run basenet.yaml"
+    assert after("/venv/bin/ablate run x/basenet.yaml --set a.b=1") == "ablate run x/basenet.yaml --set a.b=1"
+    # what was asked for is not done yet
+    assert after("ablate run basenet.yaml --only residual") == "ablate run basenet.yaml --only residual"
+
+
+def test_arms_that_only_left_out_are_run_without_it(project: Path, call: Call) -> None:
+    path = write_study(project)
+    done = ablate("run", str(path), "--only", "two", cwd=project)
+    assert done.returncode == 0, done.stderr
+    said = call("status", cwd=project).stdout
+    assert "toy: 4 of 6 trials done, 2 waiting" in said
+    assert f"  ablate run {path}\n" in said
+
+
+def test_status_of_a_troubled_study_changes_nothing(troubled: Path, call: Call) -> None:
+    def everything() -> dict[str, str]:
+        files = sorted(path for path in (troubled / "runs").rglob("*") if path.is_file())
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    before = everything()
+    done = call("status", cwd=troubled)
+    assert done.returncode == 0
+    assert done.stderr == "study last run: toy\n"
+    assert done.stdout.startswith("toy: 4 of 6 trials done, 1 diverged, 1 failed\n")
+    assert "three seed 2: error: ValueError: no \\x1b[31m good" in done.stdout
+    assert "  ablate logs toy three --seed 2  # what it printed\n" in done.stdout
+    assert "  ablate retry toy  " in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    assert everything() == before
+    for name in ("toy", "toy.yaml"):
+        again = call("status", name, cwd=troubled)
+        assert (again.stdout, again.stderr) == (done.stdout, "")
+    unknown = call("status", "toj", cwd=troubled)
+    assert (unknown.returncode, unknown.stdout) == (3, "")
+    assert "did you mean `toy`?" in unknown.stderr
+
+
+def test_status_tells_a_runner_alive_from_a_dead_one(project: Path, call: Call) -> None:
+    path = write_study(project, SLOW_TOY.replace("epochs: 20", "epochs: 2000"))
+    process = start("run", str(path), "-j", "2", cwd=project)
+    try:
+        wait_until(lambda: running(project) == 2)
+        alive = " ".join(call("status", cwd=project).stdout.split())
+        assert ": alive, since " in alive
+        assert "2 trials running: baseline seed 1 and two seed 1" in alive
+        assert "ablate watch toy" in alive
+    finally:
+        process.kill()
+        finish(process)
+    dead = " ".join(call("status", cwd=project).stdout.split())
+    assert ": dead, last heard of " in dead
+    assert "2 trials left behind: baseline seed 1 and two seed 1" in dead
+    assert f"ablate run {path} -j 2" in dead
+    assert "2 of them left behind by a dead runner" in dead
+    assert query(project, "SELECT count(*) FROM trial WHERE state = 'running'") == [(2,)], "reading reaps nothing"
+
+
+def test_status_and_report_while_a_run_writes(project: Path, call: Call) -> None:
+    path = write_study(project, SLOW_TOY)
+    process = start("run", str(path), "-j", "4", cwd=project)
+    wait_until(lambda: running(project) > 0)
+    seen = []
+    while process.poll() is None:
+        seen.append(call("status", cwd=project).stdout.splitlines()[0])
+        report = call("report", "--json", cwd=project)
+        assert report.returncode == 0, report.stderr
+    said = finish(process)
+    assert process.returncode == 0, said
+    assert len(set(seen)) > 1
+    assert call("status", cwd=project).stdout.startswith("toy: 6 of 6 trials done\n")

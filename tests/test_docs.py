@@ -1,0 +1,72 @@
+"""The documents are true: their console blocks run, their links lead somewhere, every command stands in them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ablate.cli import cli
+from tests.command import ablate
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(document: Path, kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run_blocks(document: Path, folder: Path) -> None:
+    """Run every `$ ablate …` line; where lines of output follow it, they must be what it printed."""
+    for block in blocks(document, "console"):
+        for command, expected in re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE):
+            program, *arguments = shlex.split(command)
+            assert program == "ablate", f"{document.name}: mark the block `norun`, or use ablate: {command}"
+            done = ablate(*arguments, cwd=folder)
+            assert done.returncode == 0, f"{document.name}: {command}\n{done.stdout}\n{done.stderr}"
+            assert done.stdout or done.stderr
+            assert done.stdout.startswith(expected), f"{document.name}: {command} printed:\n{done.stdout}"
+
+
+def test_the_readme_runs(project: Path) -> None:
+    (project / "mine.yaml").write_text(blocks(ROOT / "README.md", "yaml")[0])
+    (project / "mine.py").write_text(blocks(ROOT / "README.md", "python")[0])
+    run_blocks(ROOT / "README.md", project)
+
+
+def test_the_guide_runs(project: Path) -> None:
+    shutil.copytree(ROOT / "studies", project / "studies")
+    run_blocks(ROOT / "docs" / "guide.md", project)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", document.read_text())
+    missing = [target for target in targets if not (document.parent / target).exists()]
+    assert missing == []
+
+
+def test_every_command_is_documented() -> None:
+    text = "".join(document.read_text() for document in DOCUMENTS)
+    visible = [name for name, command in cli.commands.items() if not command.hidden]
+    missing = [name for name in visible if not re.search(rf"`(?:ablate )?{name}\b", text)]
+    assert missing == []
+
+
+def test_every_key_of_a_study_is_documented() -> None:
+    from ablate.study.schema import json_schema
+
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    missing = [key for key in json_schema()["properties"] if f"`{key}`" not in guide]
+    assert missing == []
+
+
+def test_the_map_of_the_house_names_every_room() -> None:
+    readme = (ROOT / "README.md").read_text()
+    rooms = [path.name for path in (ROOT / "ablate").iterdir() if path.is_dir() and path.name != "__pycache__"]
+    missing = [room for room in rooms if f"`ablate/{room}/`" not in readme]
+    assert missing == []
