@@ -1,11 +1,12 @@
 """The mirror beside a run: a process of its own, so that nothing in it can slow or fail the run.
 
-It follows the store until its standard input ends: the run closes it at its end, and the kernel does so when the run is
-killed. Then it looks once more, and ends. What goes wrong is one line in ``mirror.log``.
+It follows the store until its standard input says farewell, or ends without a word because the run was killed. Then it
+looks once more, and ends. What goes wrong is one line in ``mirror.log``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -28,7 +29,9 @@ LOAD = 0.05  # of one core, however large the store
 SLOWEST_S = 30.0
 PARTING_S = 3.0  # the run waits no longer than this at its end
 LAST_LOOK_S = 60
+DYING_S = 10.0
 HANDOVER_S = 5.0  # long enough for the one who keeps the mirror to have looked after our run's last word
+_FAREWELL = b"."
 URL = "ABLATE_MIRRORED_STORE"  # in the environment, because a URL may hold a password
 
 
@@ -43,7 +46,9 @@ class Follower:
     def stop(self, *, patience_s: float = PARTING_S) -> str:
         """Let it look once more and end. Returns what keeps it from mirroring, or nothing. It may go on a little."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended by itself, and says why below
+            self._process.stdin.write(_FAREWELL)
+            self._process.stdin.close()
         try:
             code = self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
@@ -97,7 +102,7 @@ def following(say: Callable[[str], None], *, wanted: bool = True) -> Iterator[Ca
 
 
 def main(folder: Path, url: str) -> int:
-    """Follow the store until standard input ends. Returns 0 where nobody need run `ablate mirror` after it."""
+    """Follow the store until the run ends. Returns 0 where nobody need run `ablate mirror` after it."""
     os.nice(10)  # the trials come first
     log = _Log()
     try:
@@ -105,31 +110,31 @@ def main(folder: Path, url: str) -> int:
     except ImportError as error:
         log.say(f"Optuna can't be imported: {error}")
         return EXIT_ENVIRONMENT
-    ending = False
+    parent, ending = os.getppid(), False
     while True:
         try:
             store = open_store(url, folder=folder, read_only=True)
             mirror = Mirror(store, mirror_file(store))
             with sole_writer(mirror.path, patience_s=HANDOVER_S if ending else 0.0) as ours:
                 if ours:
-                    return _follow(mirror, log, ending=ending)
+                    return _follow(mirror, log, parent, ending=ending)
             good = True  # another run or a dashboard keeps the mirror: our turn comes when that one ends
         except Exception as error:
             log.failed(error)
             good = False
         if ending:
             return 0 if good else EXIT_ENVIRONMENT
-        ending = _ended(POLL_S)
+        ending = _ended(POLL_S, parent)
 
 
-def _follow(mirror: Mirror, log: _Log, *, ending: bool) -> int:
+def _follow(mirror: Mirror, log: _Log, parent: int, *, ending: bool) -> int:
     while True:
         before = time.process_time()
         good = _sync(mirror, log)
         if ending:
             return 0 if good else EXIT_ENVIRONMENT
         cost = time.process_time() - before
-        ending = _ended(min(max(POLL_S, cost / LOAD), SLOWEST_S))
+        ending = _ended(min(max(POLL_S, cost / LOAD), SLOWEST_S), parent)
 
 
 def _sync(mirror: Mirror, log: _Log) -> bool:
@@ -144,13 +149,22 @@ def _sync(mirror: Mirror, log: _Log) -> bool:
     return True
 
 
-def _ended(seconds: float) -> bool:
-    """Wait, and tell whether standard input has ended. From then on the kernel ends us if we do not."""
+def _ended(seconds: float, parent: int) -> bool:
+    """Wait, and tell whether the run has ended. From then on the kernel ends us if we do not."""
     ready, _, _ = select.select([0], [], [], seconds)
-    if ready and not os.read(0, 1):
-        signal.alarm(LAST_LOOK_S)
-        return True
-    return False
+    if not ready:
+        return False
+    signal.alarm(LAST_LOOK_S)
+    if not os.read(0, 1):
+        _outlive(parent)
+    return True
+
+
+def _outlive(parent: int) -> None:
+    """Wait until a killed run is gone: its locks may be freed after our pipe, and would say that it is alive."""
+    deadline = time.monotonic() + DYING_S
+    while os.getppid() == parent and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 class _Log:

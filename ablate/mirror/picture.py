@@ -71,9 +71,9 @@ def frame_of(version: Version) -> Frame:
         metric=version.primary,
         levels=levels,
         attributes={
-            SPEC: version.spec_sha256,
             "question": version.question,
             "mirror": "drawn by ablate from its store; what is changed here does not reach the results",
+            SPEC: version.spec_sha256,
         },
         of_arm={name: {key: level for key, level in own.items() if key in levels} for name, own in of_arm.items()},
     )

@@ -51,7 +51,7 @@ def machine_facts() -> dict[str, str]:
     """Return versions, host and command, without importing what is asked about."""
     return {
         "ablate": __version__,
-        "command": shlex.join(["ablate", *sys.argv[1:]]),
+        "command": command_line(),
         "cores": str(os.cpu_count()),
         "cpu": _cpu_name(),
         "host": socket.gethostname(),
@@ -59,6 +59,12 @@ def machine_facts() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
     }
+
+
+def command_line() -> str:
+    """Return how ablate was started, ready for a shell. The password of a URL is left out: others read the store."""
+    words = (re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", word) for word in sys.argv[1:])
+    return shlex.join(["ablate", *words])
 
 
 def gpu_facts(uuid: str) -> dict[str, str]:

@@ -6,10 +6,8 @@ The loop does everything in turn, heartbeat included: there is no thread that co
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import socket
-import sys
 import tempfile
 import time
 import uuid
@@ -25,7 +23,7 @@ from ablate.run.liveness import is_dead
 from ablate.run.locks import FileLock, boot_id
 from ablate.run.outcomes import decide
 from ablate.run.progress import FAILURE_LINES, Progress
-from ablate.run.provenance import git_facts, gpu_facts, machine_facts
+from ablate.run.provenance import command_line, git_facts, gpu_facts, machine_facts
 from ablate.run.slots import Slot, SlotPool
 from ablate.run.watch import Follower
 from ablate.run.workers import Exit, Workers
@@ -406,7 +404,7 @@ class Runner:
             "host": socket.gethostname(),
             "boot_id": boot_id(),
             "lock_file": str(lock.path),
-            "command": shlex.join(sys.argv),
+            "command": command_line(),
         }
         claims.register_runner(self._store, runner_id=self.id, study_id=self._study_id, facts=facts)
         return lock

@@ -20,6 +20,7 @@ from ablate.store.tables import SCHEMA_VERSION, meta, metadata
 T = TypeVar("T")
 
 RETRY_DEADLINE_S = 60.0
+SERVER_PATIENCE_S = 3.0
 BUSY_TIMEOUT_MS = 5_000
 # WAL can lose a commit in every SQLite from 3.7.0 to 3.51.2 (sqlite.org/wal.html#walresetbug)
 WAL_FIXED = (3, 51, 3)
@@ -93,6 +94,8 @@ def open_store(
         if create:
             _make_folder(path.parent)
     store = Store(_engine(url, read_only=read_only), folder or Path("runs"))
+    if not is_sqlite(url):
+        store.retry_deadline_s = SERVER_PATIENCE_S  # a server that isn't there is more likely a wrong URL than a restart
     if create:
         store.write(_create)
     version = store.read(_schema_version)
@@ -103,6 +106,7 @@ def open_store(
         raise StoreError(
             f"a newer ablate wrote this store (schema {version}; this is {SCHEMA_VERSION})", where=store.name, hint=hint
         )
+    store.retry_deadline_s = RETRY_DEADLINE_S
     return store
 
 

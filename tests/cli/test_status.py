@@ -13,6 +13,7 @@ from sqlalchemy import update
 
 from ablate.analyse.standing import Standing, run_command, standing
 from ablate.report.status import print_standing
+from ablate.run.provenance import command_line
 from ablate.store.claims import register_runner
 from ablate.store.history import history_of
 from ablate.store.tables import runner
@@ -151,3 +152,10 @@ def test_status_and_report_while_a_run_writes(project: Path, call: Call) -> None
     assert process.returncode == 0, said
     assert len(set(seen)) > 1
     assert call("status", cwd=project).stdout.startswith("toy: 6 of 6 trials done\n")
+
+
+def test_the_password_of_a_store_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql+psycopg://me:se:c@ret@host/db"
+    monkeypatch.setattr("sys.argv", ["/venv/bin/ablate", "run", "a b.yaml", f"--store={url}", "--store", url])
+    hidden = "postgresql+psycopg://me:***@host/db"
+    assert command_line() == f"ablate run 'a b.yaml' '--store={hidden}' --store '{hidden}'"

@@ -45,6 +45,12 @@ def states(project: Path) -> dict[str, int]:
     return {}
 
 
+def recorded(project: Path) -> bool:
+    with contextlib.suppress(Exception):
+        return any(trial.intermediate_values for trial in trials_in(project / "runs" / "mirror.db", "toy v1"))
+    return False
+
+
 def followers(project: Path) -> list[int]:
     found = []
     for process in Path("/proc").iterdir():
@@ -71,6 +77,7 @@ def test_a_run_is_mirrored_to_its_end(project: Path) -> None:
     assert states(project) == {"COMPLETE": 6}
     assert trial_in(mirror, "toy v1", "two", 2).intermediate_values.keys() == {1, 2, 3}
     assert (project / "runs" / "mirror.log").read_text() == ""
+    (project / "optuna.py").unlink()
     assert content(mirror) == rebuilt(project)
 
 
@@ -100,7 +107,7 @@ def test_a_killed_run_leaves_nothing_running(project: Path, with_its_mirror: boo
     path = write_study(project, SLOW_TOY)
     process = start("run", str(path), cwd=project, **MIRRORED)
     wait_until(lambda: "RUNNING" in states(project))
-    wait_until(lambda: any(t.intermediate_values for t in trials_in(project / "runs" / "mirror.db", "toy v1")))
+    wait_until(lambda: recorded(project))
     for each in followers(project) if with_its_mirror else []:
         os.kill(each, signal.SIGKILL)
     process.send_signal(signal.SIGKILL)
