@@ -95,7 +95,8 @@ def open_store(
             _make_folder(path.parent)
     store = Store(_engine(url, read_only=read_only), folder or Path("runs"))
     if not is_sqlite(url):
-        store.retry_deadline_s = SERVER_PATIENCE_S  # a server that isn't there is more likely a wrong URL than a restart
+        # a server that does not answer at the start is more likely a wrong URL than a restart
+        store.retry_deadline_s = SERVER_PATIENCE_S
     if create:
         store.write(_create)
     version = store.read(_schema_version)
