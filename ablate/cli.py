@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ablate.plan.trials import Plan
     from ablate.run.runner import Summary
     from ablate.run.studies import OldCode
-    from ablate.store.facts import StoredStudy, StoredTrial
+    from ablate.store.facts import StoredStudy
     from ablate.store.store import Store
 
 STORE_HELP = "Path or URL of the store [default: runs/ablate.db of the project; $ABLATE_STORE]."
@@ -171,10 +171,7 @@ def run(
     made = _open_plan(study, profile, overrides, seeds, only)
     arms = tuple(dict.fromkeys(each.arm for each in made.replicates)) if only else None
 
-    def progress(trials: Sequence[StoredTrial]) -> Progress:
-        _say(f"{made.study.title}: {_size(made)}")
-        return Progress(made.study, trials, _stderr())
-
+    _say(f"{made.study.title}: {_size(made)}")
     with following(_say, wanted=not no_mirror) as beside:
         summary, store = run_study(
             made,
@@ -183,7 +180,7 @@ def run(
             make_store=lambda: open_store(_location(location), folder=_runs_folder(location), create=True),
             options=Options(jobs=jobs, arms=arms, data_dir=data_dir),
             old_code=lambda count: _old_code(count, choice),
-            progress=progress,
+            progress=lambda trials: Progress(made.study, trials, _stderr()),
             beside=beside,
         )
     _say_summary(made, summary)
@@ -255,8 +252,12 @@ def logs(
     outcome = attempt.outcome or "running"
     _say(f"{stored.title}: {arm or attempt.arm} seed {attempt.seed}, attempt {attempt.claim} ({outcome}): {path}")
     ended = logs.end_of(store, stored, attempt)
+    printed = False
     for line in logs.follow(path, last=last, ended=ended) if follow else logs.lines(path, last=last):
         print(line, flush=follow)
+        printed = True
+    if not printed and last != 0:
+        _say("(it printed nothing)")
 
 
 @cli.command()
@@ -317,7 +318,7 @@ def retry(name: str | None, location: str | None, only: str | None) -> None:
     store = open_store(_location(location))
     stored = find_study(store, _title(name) if name else None)
     count = reopen(store, stored.id, states=["failed"], arms=_split(only) or None)
-    _say(f"{stored.title}: {_count(count, 'failed trial')} back in the queue")
+    _say(f"{stored.title}: {_count(count, 'failed trial') if count else 'no failed trial'} back in the queue")
     if count:
         profile = f" --profile {stored.profile}" if stored.profile else ""
         _say(f"run them with: ablate run {shlex.quote(stored.file)}{profile}")
@@ -422,7 +423,7 @@ def _open_plan(study: str, profile: str | None, overrides: Sequence[str], seeds:
     from ablate.plan.trials import open_plan
 
     if seeds is not None:
-        if not all(part.strip().isdecimal() for part in seeds.split(",")):
+        if seeds == "0" or not all(part.strip().isdecimal() for part in seeds.split(",")):
             raise AblateError(f"{seeds!r} is neither a count nor a list of seeds", where="--seeds", hint="5, or 1,2,7")
         overrides = [*overrides, f"seeds={seeds if seeds.isdecimal() else f'[{seeds}]'}"]
     return open_plan(study, profile=profile, overrides=overrides, only=_split(only))
@@ -470,7 +471,9 @@ def _say_summary(made: Plan, summary: Summary) -> None:
     for each in failed.values():
         _say(f"failed: {each.arm} seed {each.seed}: {each.reason}")
     if failed:
-        _say(f"hint: `ablate retry {made.study.title}` puts them back in the queue")
+        title = made.study.title
+        _say(f"hint: `ablate logs {title} ARM` shows why; once that is mended, `ablate retry {title}` puts them back")
+        _say("      in the queue, and the same `ablate run` runs them")
 
 
 def _print_terminal_report(store: Store, title: str) -> None:
@@ -540,12 +543,20 @@ def _title(name: str) -> str:
 
 
 def _split(text: str | None) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()] if text else []
+    """Return the arms that ``--only`` names. An option that names none is a mistake, not the whole study."""
+    if text is None:
+        return []
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise AblateError("no arm is named", where="--only", hint="leave the option out for the whole study")
+    return names
 
 
 def _size(made: Plan) -> str:
-    seeds = len(made.study.seeds)
-    return f"{_count(len(made.arms), 'arm')} × {_count(seeds, 'seed')}, {_count(len(made.trials()), 'trial')}"
+    arms = len({each.arm for each in made.replicates})
+    of = f"{arms} of " if arms < len(made.arms) else ""
+    seeds = _count(len(made.study.seeds), "seed")
+    return f"{of}{_count(len(made.arms), 'arm')} × {seeds}, {_count(len(made.trials()), 'trial')}"
 
 
 def _count(number: int, noun: str) -> str:

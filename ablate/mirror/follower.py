@@ -103,6 +103,7 @@ def following(say: Callable[[str], None], *, wanted: bool = True) -> Iterator[Ca
 
 def main(folder: Path, url: str) -> int:
     """Follow the store until the run ends. Returns 0 where nobody need run `ablate mirror` after it."""
+    parent = os.getppid()
     os.nice(10)  # the trials come first
     log = _Log()
     try:
@@ -110,7 +111,7 @@ def main(folder: Path, url: str) -> int:
     except ImportError as error:
         log.say(f"Optuna can't be imported: {error}")
         return EXIT_ENVIRONMENT
-    parent, ending = os.getppid(), False
+    ending = False
     while True:
         try:
             store = open_store(url, folder=folder, read_only=True)

@@ -7,6 +7,7 @@ from statistics import median
 
 MAX_DECIMALS = 4
 _SIGNIFICANT = 3  # where nothing is known of the error
+_ROUNDING = 1e-12
 
 
 def decimals(standard_errors: Iterable[float | None], values: Iterable[float | None]) -> int:
@@ -16,10 +17,11 @@ def decimals(standard_errors: Iterable[float | None], values: Iterable[float | N
     blunt the others. Where no standard error is known (one seed) or all are zero, the median value gets three
     significant digits.
     """
-    errors = [error for error in standard_errors if error]
+    sizes = [abs(value) for value in values if value]
+    floor = _ROUNDING * max(sizes, default=0.0)  # equal differences leave an error of rounding, which shows no digit
+    errors = [error for error in standard_errors if error and error > floor]
     if errors:
         return _clamped(-_exponent(median(errors)))
-    sizes = [abs(value) for value in values if value]
     return _clamped(_SIGNIFICANT - 1 - _exponent(median(sizes))) if sizes else 1
 
 

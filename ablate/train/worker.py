@@ -50,7 +50,7 @@ def run_attempt(path: str | Path) -> None:
     except BaseException as error:
         result = _result_of(error)
         if result.outcome not in ("interrupted", "diverged"):
-            traceback.print_exc()
+            _explain(error)
     if result.outcome == "ok" and work.metrics and not math.isfinite(result.metrics[work.metrics[0]]):
         name = work.metrics[0]
         result = Result("diverged", result.metrics, error=f"{name} is {result.metrics[name]} at the end")
@@ -138,6 +138,17 @@ def _result_of(error: BaseException) -> Result:
     if isinstance(error, SystemExit):
         return Result("error", error=f"the task ended the process (exit {error.code}) without returning metrics")
     return Result("error", error=f"{type(error).__name__}: {_first_line(error)}")
+
+
+def _explain(error: BaseException) -> None:
+    """Print to the log why it ended: a user's mistake as it reads, anything else from the task's own frames on."""
+    if isinstance(error, AblateError):
+        print(error, file=sys.stderr)
+    else:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next
+        traceback.print_exception(error.with_traceback(trace))
 
 
 def _first_line(error: BaseException) -> str:

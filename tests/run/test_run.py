@@ -162,7 +162,7 @@ def test_failures_are_shown_with_their_last_lines_and_the_way_on(fates: tuple[Pa
     assert "ValueError: boom" in said
     assert "fate: error" in said
     assert "failed: only-error seed 1: error: ValueError: boom" in said
-    assert "hint: `ablate retry fates` puts them back in the queue" in said
+    assert "hint: `ablate logs fates ARM` shows why; once that is mended, `ablate retry fates` puts them back" in said
     assert "\x1b" not in said
 
 
@@ -212,7 +212,7 @@ def test_a_gpu_study_without_a_gpu_says_what_to_do(project: Path) -> None:
     path = write_study(project, TOY_STUDY + "resources: {gpus: 1}\n")
     done = ablate("run", str(path), cwd=project, PATH=str(project))
     assert done.returncode == 4
-    assert done.stderr.startswith("error: the study asks for a GPU and nvidia-smi finds none\nhint: ")
+    assert "\nerror: the study asks for a GPU and nvidia-smi finds none\nhint: " in done.stderr
     assert "--set resources.gpus=0" in done.stderr
     assert not (project / "runs").exists()
 
