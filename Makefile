@@ -17,7 +17,7 @@ help:
 	@touch $@
 
 .venv/ready-for-tests: .venv/ready
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,dashboard]'
 	@touch $@
 
 demo: .venv/ready

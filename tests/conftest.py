@@ -34,3 +34,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / ".git").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:  # noqa: ARG001
+    """In CI a missing engine (a browser, a driver) is a failure: a skip would hide that nothing was tested.
+
+    Real data is the exception: a public forge has none.
+    """
+    report: pytest.TestReport = yield  # type: ignore[assignment, misc]
+    if os.environ.get("CI") and report.skipped and "ABLATE_TEST_DATA" not in str(report.longrepr):
+        report.outcome = "failed"
+    return report  # type: ignore[return-value]
