@@ -16,7 +16,7 @@ help:
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-.venv/ready-for-tests: .venv/ready
+.venv/ready-for-tests: .venv/ready Makefile
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,dashboard]'
 	@touch $@
 
