@@ -314,6 +314,7 @@ def retry(name: str | None, location: str | None, only: str | None) -> None:
     from ablate.store.claims import reopen
     from ablate.store.facts import find_study
     from ablate.store.store import open_store
+    from ablate.study.words import from_here
 
     store = open_store(_location(location))
     stored = find_study(store, _title(name) if name else None)
@@ -321,7 +322,7 @@ def retry(name: str | None, location: str | None, only: str | None) -> None:
     _say(f"{stored.title}: {_count(count, 'failed trial') if count else 'no failed trial'} back in the queue")
     if count:
         profile = f" --profile {stored.profile}" if stored.profile else ""
-        _say(f"run them with: ablate run {shlex.quote(stored.file)}{profile}")
+        _say(f"run them with: ablate run {shlex.quote(from_here(stored.file))}{profile}")
 
 
 @cli.command()

@@ -12,6 +12,7 @@ from ablate.analyse.results import Results, results_from, stored_plan
 from ablate.store.facts import StoredStudy
 from ablate.store.history import History, StoredRunner, history_of
 from ablate.store.store import Store
+from ablate.study.words import from_here
 
 
 @dataclass(frozen=True)
@@ -77,19 +78,13 @@ def standing(store: Store, stored: StoredStudy, *, is_alive: Callable[[StoredRun
 
 
 def run_command(stored: StoredStudy, history: History) -> str:
-    """Return the command that goes on with a study: the one it was last run with, its overrides included."""
-    plain = ["ablate", "run", stored.file, *(["--profile", stored.profile] if stored.profile else [])]
+    """Return the command that goes on with a study from here: the one last run, with its overrides, for all arms."""
+    file = from_here(stored.file)
     words = shlex.split(history.runners[-1].command) if history.runners else []
-    if "run" not in words[1:2] or Path(stored.file).name not in map(_last_part, words):
-        return shlex.join(plain)
-    words = ["ablate", *words[1:]]
-    left = any(trial.state in ("waiting", "running") for trial in history.trials)
-    # the arms that `--only` asked for are done: what waits are the others
-    return shlex.join(words if left else _without(words, "--only"))
-
-
-def _last_part(word: str) -> str:
-    return Path(word).name
+    if "run" not in words[1:2] or Path(stored.file).name not in (Path(word).name for word in words):
+        return shlex.join(["ablate", "run", file, *(["--profile", stored.profile] if stored.profile else [])])
+    words = [file if Path(word).name == Path(stored.file).name else word for word in words]
+    return shlex.join(["ablate", *_without(words[1:], "--only")])
 
 
 def _without(words: Sequence[str], option: str) -> list[str]:

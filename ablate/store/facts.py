@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
@@ -230,7 +231,7 @@ def _study_id(connection: Connection, made: Plan, spec: str) -> int:
     same = (study.c.name == made.study.name) & (study.c.profile == made.study.profile)
     found = connection.execute(select(study.c.id).where(same, study.c.spec_sha256 == _sha256(spec))).scalar()
     if found is not None:
-        connection.execute(update(study).where(study.c.id == found).values(file=made.study.file))
+        connection.execute(update(study).where(study.c.id == found).values(file=str(Path(made.study.file).absolute())))
         return int(found)
     version = connection.execute(select(func.coalesce(func.max(study.c.version), 0) + 1).where(same)).scalar_one()
     row = {
@@ -239,7 +240,7 @@ def _study_id(connection: Connection, made: Plan, spec: str) -> int:
         "version": version,
         "spec_json": spec,
         "spec_sha256": _sha256(spec),
-        "file": made.study.file,
+        "file": str(Path(made.study.file).absolute()),
         "created": time.time(),
     }
     return int(connection.execute(insert(study).values(row).returning(study.c.id)).scalar_one())

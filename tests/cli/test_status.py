@@ -82,9 +82,17 @@ def test_the_command_to_go_on_is_the_one_last_used(half_way: Filled) -> None:
         return run_command(half_way.stored, history_of(half_way.store, half_way.stored.id))
 
     assert after("/bin/ablate agent") == "ablate run basenet.yaml"
-    assert after("/venv/bin/ablate run x/basenet.yaml --set a.b=1") == "ablate run x/basenet.yaml --set a.b=1"
-    # what was asked for is not done yet
-    assert after("ablate run basenet.yaml --only residual") == "ablate run basenet.yaml --only residual"
+    assert after("/venv/bin/ablate run basenet.yaml --set a.b=1") == "ablate run basenet.yaml --set a.b=1"
+    # it says how many trials it runs, and those are of all arms
+    assert after("ablate run basenet.yaml --only residual --seeds 2") == "ablate run basenet.yaml --seeds 2"
+
+
+def test_the_command_to_go_on_names_the_file_from_where_one_stands(
+    half_way: Filled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = str(Path("basenet.yaml").absolute())
+    monkeypatch.chdir(tmp_path)
+    assert run_command(half_way.stored, history_of(half_way.store, half_way.stored.id)) == f"ablate run {whole}"
 
 
 def test_arms_that_only_left_out_are_run_without_it(project: Path, call: Call) -> None:
@@ -93,7 +101,7 @@ def test_arms_that_only_left_out_are_run_without_it(project: Path, call: Call) -
     assert done.returncode == 0, done.stderr
     said = call("status", cwd=project).stdout
     assert "toy: 4 of 6 trials done, 2 waiting" in said
-    assert f"  ablate run {path}\n" in said
+    assert "  ablate run toy.yaml  # runs 2 trials\n" in said
 
 
 def test_status_of_a_troubled_study_changes_nothing(troubled: Path, call: Call) -> None:
@@ -134,7 +142,7 @@ def test_status_tells_a_runner_alive_from_a_dead_one(project: Path, call: Call) 
     dead = " ".join(call("status", cwd=project).stdout.split())
     assert ": dead, last heard of " in dead
     assert "2 trials left behind: baseline seed 1 and two seed 1" in dead
-    assert f"ablate run {path} -j 2" in dead
+    assert f"ablate run {path.name} -j 2" in dead
     assert "2 of them left behind by a dead runner" in dead
     assert query(project, "SELECT count(*) FROM trial WHERE state = 'running'") == [(2,)], "reading reaps nothing"
 
