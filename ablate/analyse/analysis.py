@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ablate.analyse.effects import cell, compare, seeds_identical
-from ablate.analyse.findings import Analysis, ArmResult, Comparison, DesignResult, MetricInfo, TrialResult, count
+from ablate.analyse.findings import Analysis, ArmResult, Comparison, DesignResult, Drift, MetricInfo, TrialResult, count
 from ablate.analyse.results import Results, read_results, stored_plan
 from ablate.plan.designs import Arm, Contrast
 from ablate.plan.trials import Plan
@@ -18,6 +18,11 @@ from ablate.study.settings import differences
 FACTS = ("parameters", "flops", "images_per_s")
 
 
+# what must not differ between the trials of a table; data only within an arm, for a step may change the data
+DRIFT_FACTS = ("ablate", "cpu", "driver", "gpu", "python", "threads", "torch")
+DATA = "data_sha256"
+
+
 def analyse(store: Store, stored: StoredStudy) -> Analysis:
     """Return the findings of a study version as far as its trials have come. Same store, same findings.
 
@@ -27,7 +32,8 @@ def analyse(store: Store, stored: StoredStudy) -> Analysis:
     results = read_results(store, stored, plan)
     study = plan.study
     usual_code = _usual_code(results)
-    arms = {arm.name: _arm_result(arm, results[arm.name], study, usual_code) for arm in plan.arms}
+    usual = {fact: _usual(fact, [t for trials in results.values() for t in trials]) for fact in DRIFT_FACTS}
+    arms = {arm.name: _arm_result(arm, results[arm.name], study, usual_code, usual) for arm in plan.arms}
     return Analysis(
         title=stored.title,
         name=stored.name,
@@ -51,7 +57,13 @@ def _design_names(study: Study) -> list[str]:
     return list(dict.fromkeys(design.name for design in study.designs))
 
 
-def _arm_result(arm: Arm, trials: tuple[TrialResult, ...], study: Study, usual_code: str | None) -> ArmResult:
+def _arm_result(
+    arm: Arm,
+    trials: tuple[TrialResult, ...],
+    study: Study,
+    usual_code: str | None,
+    usual: Mapping[str, str | None],
+) -> ArmResult:
     cells = {name: cell(trials, name) for name in study.metrics}
     with_result = [trial for trial in trials if trial.status in ("finished", "diverged")]
     seconds = [trial.seconds for trial in with_result if trial.seconds is not None]
@@ -69,7 +81,26 @@ def _arm_result(arm: Arm, trials: tuple[TrialResult, ...], study: Study, usual_c
         published={metric: values[arm.name] for metric, values in published.items() if arm.name in values},
         identical_seeds=seeds_identical(cells),
         other_code=tuple(t.seed for t in with_result if t.code_sha256 is not None and t.code_sha256 != usual_code),
+        drifts=tuple(_drifts(with_result, {**usual, DATA: _usual(DATA, with_result)})),
     )
+
+
+def _drifts(trials: Sequence[TrialResult], usual: Mapping[str, str | None]) -> Iterator[Drift]:
+    for fact, most in usual.items():
+        others: dict[str, list[int]] = {}
+        for trial in trials:
+            here = trial.environment.get(fact)
+            if here and most and here != most:
+                others.setdefault(here, []).append(trial.seed)
+        for here, seeds in others.items():
+            yield Drift(fact, tuple(seeds), here, str(most))
+
+
+def _usual(fact: str, trials: Sequence[TrialResult]) -> str | None:
+    """Return the value of a fact that most trials with a result have; of two equally common ones, the first met."""
+    distinct = {t.fingerprint: t.environment.get(fact) for t in trials if t.status in ("finished", "diverged")}
+    known = Counter(value for value in distinct.values() if value)
+    return known.most_common(1)[0][0] if known else None
 
 
 def _usual_code(results: Results) -> str | None:

@@ -39,6 +39,7 @@ class TrialResult:
     seconds: float | None = None
     reason: str = ""
     code_sha256: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -81,12 +82,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """Seeds of an arm whose attempts ran on something else than most trials of the study did."""
+
+    fact: str
+    seeds: tuple[int, ...]
+    here: str
+    usual: str
+
+
+@dataclass(frozen=True)
 class ArmResult:
     """One arm with its cells by metric. ``seconds`` is the sum over the seeds that have a result, None without any.
 
     ``facts`` are the means of what a task may record beside its metrics: ``parameters``, ``flops``, ``images_per_s``.
     ``published`` are the study's reference values by metric. ``identical_seeds``: no declared metric varies with the
-    seed. ``other_code``: seeds whose attempt ran a version of the code that most trials of the study did not.
+    seed. ``other_code``: seeds whose attempt ran a version of the code that most trials of the study did not;
+    ``drifts``: the same of versions, device and data.
     """
 
     name: str
@@ -100,6 +112,7 @@ class ArmResult:
     published: Mapping[str, float] = field(default_factory=dict)
     identical_seeds: bool = False
     other_code: tuple[int, ...] = ()
+    drifts: tuple[Drift, ...] = ()
 
     @property
     def failure(self) -> str:

@@ -25,7 +25,8 @@ def trials_frame(store: Store, stored: StoredStudy) -> Frame:
     """Return one row per (arm, seed), arms in plan order: what became of the trial and every final metric.
 
     Settings that differ between arms are columns by their dotted path. What is not there is None or NaN. A metric or a
-    setting with the name of another column is called ``metric:…`` or ``setting:…``.
+    setting with the name of another column is called ``metric:…`` or ``setting:…``. What the attempt ran on (commit,
+    versions, device, data) has a column each, before the hash of the code.
     """
     import pandas
 
@@ -37,6 +38,8 @@ def trials_frame(store: Store, stored: StoredStudy) -> Frame:
     metric_columns = _columns(metrics, taken={*_LEADING, *_CLOSING}, prefix="metric:")
     taken = {*_LEADING, *_CLOSING, *metric_columns.values()}
     setting_columns = _columns(settings, taken=taken, prefix="setting:")
+    facts = sorted({name for trials in results.values() for trial in trials for name in trial.environment})
+    fact_columns = _columns(facts, taken={*taken, *setting_columns.values()}, prefix="ran:")
     rows = [
         {
             "arm": arm.name,
@@ -49,6 +52,7 @@ def trials_frame(store: Store, stored: StoredStudy) -> Frame:
             **{column: trial.values.get(name) for name, column in metric_columns.items()},
             **{column: values.get(path) for path, column in setting_columns.items()},
             "reason": trial.reason or None,
+            **{column: trial.environment.get(name) for name, column in fact_columns.items()},
             "code_sha256": trial.code_sha256,
             "fingerprint": trial.fingerprint,
         }
@@ -56,7 +60,7 @@ def trials_frame(store: Store, stored: StoredStudy) -> Frame:
         for values in [_cells(arm)]
         for trial in results[arm.name]
     ]
-    columns = [*_LEADING, *metric_columns.values(), *setting_columns.values(), *_CLOSING]
+    columns = [*_LEADING, *metric_columns.values(), *setting_columns.values(), *fact_columns.values(), *_CLOSING]
     frame = pandas.DataFrame(rows, columns=columns, dtype=object)
     numbers = {"seed": "int64", "attempts": "int64", "seconds": "float64"}
     return frame.astype({**numbers, **dict.fromkeys(metric_columns.values(), "float64")})

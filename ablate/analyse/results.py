@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,7 @@ def _result(row: StoredTrial, values: Mapping[str, float], primary: str) -> Tria
         seconds=row.seconds,
         reason=reason,
         code_sha256=row.code_sha256,
+        environment=json.loads(row.environment_json or "{}"),
         values=values,
     )
 

@@ -104,6 +104,7 @@ def _trial(trial: TrialResult) -> dict[str, Any]:
         "seconds": _finite(trial.seconds),
         "reason": trial.reason or None,
         "code_sha256": trial.code_sha256,
+        "environment": dict(trial.environment),
         "fingerprint": trial.fingerprint,
         "values": {name: _number(value) for name, value in trial.values.items()},
     }

@@ -143,6 +143,8 @@ def _notes_of_row(
         yield f"{NO_SEED_EFFECT}."
     if arm.other_code:
         yield f"{_seeds(arm.other_code)} ran another version of the task's code than most trials."
+    for drift in arm.drifts:
+        yield f"{_seeds(drift.seeds)} ran with {drift.fact} {drift.here}, most trials with {drift.usual}."
     if comparison is None:
         return
     if comparison.note:

@@ -59,6 +59,7 @@ class StoredTrial:
     error: str | None
     folder: str | None
     code_sha256: str | None
+    environment_json: str | None
 
 
 def record_plan(store: Store, made: Plan) -> int:
@@ -129,6 +130,7 @@ def select_trials(connection: Connection, study_id: int) -> list[StoredTrial]:
             attempt.c.error,
             attempt.c.folder,
             attempt.c.code_sha256,
+            attempt.c.environment_json,
         )
         .join_from(replicate, arm, arm.c.id == replicate.c.arm)
         .join(trial, trial.c.id == replicate.c.trial)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -105,3 +108,19 @@ def test_fresh_trains_all_of_it_again(changed: Path) -> None:
     again = ablate("run", "toy.yaml", cwd=changed)
     assert again.returncode == 0
     assert "(trained nothing new)" in again.stderr
+
+
+def test_the_report_carries_provenance_and_marks_drift(project: Path) -> None:
+    write_study(project)
+    assert ablate("run", "toy.yaml", cwd=project).returncode == 0
+    (text,) = query(project, "SELECT environment_json FROM attempt WHERE id = 4")[0]
+    usual = json.loads(text)["torch"]
+    with sqlite3.connect(project / "runs" / "ablate.db") as connection:
+        changed = json.dumps({**json.loads(text), "torch": "1.0.0"})
+        connection.execute("UPDATE attempt SET environment_json = ? WHERE id = 4", (changed,))
+    connection.close()
+    table = ablate("report", cwd=project).stdout
+    assert f"seed 2 ran with torch 1.0.0, most trials with {usual}." in " ".join(table.split())
+    rows = list(csv.DictReader(io.StringIO(ablate("report", "--csv", cwd=project).stdout)))
+    assert sorted({row["torch"] for row in rows}) == ["1.0.0", usual]
+    assert {row["command"] for row in rows} == {"ablate run toy.yaml"}

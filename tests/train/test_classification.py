@@ -76,7 +76,9 @@ def train(
 
 
 def recorded(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    """Return (epoch, values) of what was recorded, less the speed, which no two runs share."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["values"].pop("images_per_s") > 0 for line in lines)
     return [(line["epoch"], line["values"]) for line in lines]
 
 
