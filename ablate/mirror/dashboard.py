@@ -38,7 +38,7 @@ def check_installed() -> None:
 def open_server(port: int) -> WSGIServer:
     """Listen on this machine alone; port 0 takes any that is free. Raises EnvironmentFault where it is in use."""
     try:
-        return make_server(HOST, port, _nothing, server_class=_Server, handler_class=_Quiet)
+        return make_server(HOST, port, _starting, server_class=_Server, handler_class=_Quiet)
     except OSError as error:
         why = "is in use" if error.errno == errno.EADDRINUSE else f"can't be used: {error.strerror}"
         raise EnvironmentFault(f"port {port} {why}", hint="choose another with --port") from None
@@ -72,5 +72,6 @@ def _local(application: _Application, port: int) -> _Application:
     return guarded
 
 
-def _nothing(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    raise NotImplementedError
+def _starting(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    start_response("503 Service Unavailable", [("Content-Type", "text/plain"), ("Retry-After", "1")])
+    return [b"the dashboard is starting\n"]
