@@ -133,7 +133,7 @@ def test_watching_ends_where_nobody_works_any_more(project: Path) -> None:
     finish(run)
     said = finish(watch, timeout=30)
     assert watch.returncode == 0
-    assert f"nobody is at work on it; go on with: ablate run {path} -j 2\n" in said
+    assert f"nobody is at work on it; go on with: ablate run {path.name} -j 2\n" in said
 
 
 def test_a_terminal_in_the_c_locale_gets_ascii(project: Path) -> None:
