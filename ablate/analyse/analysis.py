@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ablate.analyse.effects import cell, compare, seeds_identical
 from ablate.analyse.findings import Analysis, ArmResult, Comparison, DesignResult, Drift, MetricInfo, TrialResult, count
-from ablate.analyse.results import Results, read_results, stored_plan
+from ablate.analyse.results import read_results, stored_plan
 from ablate.plan.designs import Arm, Contrast
 from ablate.plan.trials import Plan
 from ablate.store.facts import StoredStudy
@@ -31,8 +31,9 @@ def analyse(store: Store, stored: StoredStudy) -> Analysis:
     plan = stored_plan(stored)
     results = read_results(store, stored, plan)
     study = plan.study
-    usual_code = _usual_code(results)
-    usual = {fact: _usual(fact, [t for trials in results.values() for t in trials]) for fact in DRIFT_FACTS}
+    every = [trial for trials in results.values() for trial in trials]
+    usual_code = _commonest({trial.fingerprint: trial.code_sha256 for trial in every})
+    usual = {fact: _usual(fact, every) for fact in DRIFT_FACTS}
     arms = {arm.name: _arm_result(arm, results[arm.name], study, usual_code, usual) for arm in plan.arms}
     return Analysis(
         title=stored.title,
@@ -47,7 +48,7 @@ def analyse(store: Store, stored: StoredStudy) -> Analysis:
         gpus=study.resources.gpus,
         arms=tuple(arms.values()),
         designs=tuple(_design_result(name, plan, arms) for name in _design_names(study)),
-        counts=count(trial for trials in results.values() for trial in trials),
+        counts=count(every),
         source=study.reference.source if study.reference else "",
         assumed=study.assumed,
     )
@@ -96,17 +97,15 @@ def _drifts(trials: Sequence[TrialResult], usual: Mapping[str, str | None]) -> I
             yield Drift(fact, tuple(seeds), here, str(most))
 
 
-def _usual(fact: str, trials: Sequence[TrialResult]) -> str | None:
-    """Return the value of a fact that most trials with a result have; of two equally common ones, the first met."""
-    distinct = {t.fingerprint: t.environment.get(fact) for t in trials if t.status in ("finished", "diverged")}
-    known = Counter(value for value in distinct.values() if value)
-    return known.most_common(1)[0][0] if known else None
+def _usual(fact: str, trials: Iterable[TrialResult]) -> str | None:
+    """Return the value of a fact that most trials with a result have."""
+    with_result = (trial for trial in trials if trial.status in ("finished", "diverged"))
+    return _commonest({trial.fingerprint: trial.environment.get(fact) or None for trial in with_result})
 
 
-def _usual_code(results: Results) -> str | None:
-    """Return the version of the task's code that most trials ran; of two equally common ones, the first met."""
-    distinct = {trial.fingerprint: trial.code_sha256 for trials in results.values() for trial in trials}
-    known = Counter(code for code in distinct.values() if code is not None)
+def _commonest(values: Mapping[str, str | None]) -> str | None:
+    """Return the value that most trials have, by fingerprint; of two equally common ones, the first met."""
+    known = Counter(value for value in values.values() if value is not None)
     return known.most_common(1)[0][0] if known else None
 
 

@@ -21,19 +21,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-OUTCOMES = (
-    "ok",
-    "diverged",
-    "oom",
-    "timeout",
-    "stalled",
-    "killed",
-    "lost",
-    "interrupted",
-    "error",
-    "fenced",
-)
-
 
 @dataclass(frozen=True)
 class Work:
