@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_OPTIONS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format bench clean
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -35,6 +35,10 @@ lint: .venv/ready-for-tests
 format: .venv/ready-for-tests
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# seeded, and judged by their own bounds, never by the clock: machines are shared
+bench: .venv/ready-for-tests
+	$(BIN)/python -m benchmarks.calibration
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -1,1 +1,1 @@
-"""Numbers in, numbers out: means, paired t intervals, and how many digits they carry."""
+"""Numbers in, numbers out: contrasts of means, corrections, replication, power, shares, and digits to print."""

@@ -28,7 +28,16 @@ def test_the_leading_digit_of_the_typical_error_is_the_last_printed(errors: list
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([65.3, 23.7, 0.0], 1), ([0.653], 3), ([2.31], 2), ([150.0], 0), ([0.0001], 4), ([None], 1), ([], 1)],
+    [
+        ([65.3, 23.7, 0.0], 1),
+        ([0.653], 3),
+        ([2.31], 2),
+        ([150.0], 0),
+        ([0.0001], 6),
+        ([5e-7, 4e-7], 9),
+        ([None], 1),
+        ([], 1),
+    ],
 )
 def test_without_an_error_the_typical_value_gets_three_digits(values: list[float | None], expected: int) -> None:
     assert decimals([None, 0.0], values) == expected
