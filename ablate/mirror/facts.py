@@ -83,14 +83,15 @@ class TrialFacts:
 
 
 def versions(store: Store, known: Mapping[int, Version]) -> list[Version]:
-    """Return all study versions in order of first use; those in ``known`` are not read again."""
+    """Return all study versions in order of first use; those in ``known`` are not read again until they have grown."""
 
     def work(connection: Connection) -> list[Version]:
-        query = select(study.c.id, study.c.spec_sha256).join(plan).order_by(study.c.id)
+        arms = select(func.count()).where(arm.c.study == study.c.id).correlate(study).scalar_subquery()
+        query = select(study.c.id, study.c.spec_sha256, arms.label("arms")).join(plan).order_by(study.c.id)
         rows = connection.execute(query).all()
         return [
             known[row.id]
-            if row.id in known and known[row.id].spec_sha256 == row.spec_sha256
+            if row.id in known and (known[row.id].spec_sha256, len(known[row.id].arms)) == (row.spec_sha256, row.arms)
             else _version(connection, row.id)
             for row in rows
         ]
@@ -132,7 +133,7 @@ def _version(connection: Connection, study_id: int) -> Version:
         primary=frozen["primary"],
         goal=frozen["goal"],
         created=row.created,
-        seeds=tuple(frozen["seeds"]),
+        seeds=tuple(frozen.get("numbers", frozen["seeds"])),  # schema 1 kept them under one name
         arms={each.name: json.loads(each.settings_json) for each in arms},
         titles={each.name: each.title for each in arms},
     )
@@ -212,7 +213,6 @@ def _facts(
     finals = _finals(connection, ids)
     epochs = _epochs(connection, ids, version.primary)
     for fingerprint, (row, stamp) in rows.items():
-        claim = stamp.result_claim or stamp.claim
         yield (
             fingerprint,
             TrialFacts(
@@ -222,7 +222,7 @@ def _facts(
                 reason=row.reason,
                 tries=tuple(tries.get(row.id, ())),
                 finals=finals.get(row.id, {}) if stamp.state == "done" else {},
-                epochs={epoch: value for epoch, value, under in epochs.get(row.id, ()) if under == claim},
+                epochs=epochs.get(row.id, {}),
             ),
         )
 
@@ -242,6 +242,7 @@ def _finals(connection: Connection, ids: Sequence[int]) -> dict[int, dict[str, f
     for some in _chunks(ids):
         query = (
             select(measurement.c.trial, measurement.c.metric, measurement.c.value, measurement.c.kind)
+            .join(trial, (trial.c.id == measurement.c.trial) & (trial.c.result_claim == measurement.c.claim))
             .where(measurement.c.trial.in_(some), measurement.c.epoch.is_(None))
             .order_by(measurement.c.id)
         )
@@ -250,18 +251,23 @@ def _finals(connection: Connection, ids: Sequence[int]) -> dict[int, dict[str, f
     return found
 
 
-def _epochs(connection: Connection, ids: Sequence[int], metric: str) -> dict[int, list[tuple[int, float, int]]]:
-    """Return (epoch, value, claim) of one metric by trial; values that are not finite are left out."""
-    found: dict[int, list[tuple[int, float, int]]] = {}
+def _epochs(connection: Connection, ids: Sequence[int], metric: str) -> dict[int, dict[int, float]]:
+    """Return one metric by trial and epoch, as the attempt that counts recorded it, else the last one.
+
+    Values that are not finite are left out.
+    """
+    claim = func.coalesce(trial.c.result_claim, trial.c.claim)
+    found: dict[int, dict[int, float]] = {}
     for some in _chunks(ids):
         query = (
-            select(measurement.c.trial, measurement.c.epoch, measurement.c.value, measurement.c.claim)
+            select(measurement.c.trial, measurement.c.epoch, measurement.c.value)
+            .join(trial, (trial.c.id == measurement.c.trial) & (measurement.c.claim == claim))
             .where(measurement.c.trial.in_(some), measurement.c.metric == metric)
             .where(measurement.c.epoch.is_not(None), measurement.c.kind == "num")
             .order_by(measurement.c.epoch)
         )
         for row in connection.execute(query):
-            found.setdefault(row.trial, []).append((row.epoch, row.value, row.claim))
+            found.setdefault(row.trial, {})[row.epoch] = row.value
     return found
 
 

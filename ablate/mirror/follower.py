@@ -88,10 +88,14 @@ def following(say: Callable[[str], None], *, wanted: bool = True) -> Iterator[Ca
     def start(store: Store) -> None:
         if not wanted:
             return
+        # the child keeps these blocked: a scheduler sends its warning to every process, and means the run
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
         try:
             followers.append(start_follower(store))
         except OSError as error:
             say(f"note: the Optuna mirror is not kept: {error.strerror}")
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     try:
         yield start

@@ -73,7 +73,7 @@ def frame_of(version: Version) -> Frame:
         attributes={
             "question": version.question,
             "mirror": "drawn by ablate from its store; what is changed here does not reach the results",
-            SPEC: version.spec_sha256,
+            SPEC: f"{version.spec_sha256} {len(version.arms)}",  # a path that goes on has more arms, and is drawn anew
         },
         of_arm={name: {key: level for key, level in own.items() if key in levels} for name, own in of_arm.items()},
     )

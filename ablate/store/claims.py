@@ -10,15 +10,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ablate.store.facts import stored_number
 from ablate.store.store import Store, is_sqlite
-from ablate.store.tables import arm, attempt, measurement, replicate, runner, trial
+from ablate.store.tables import arm, attempt, example_set, measurement, replicate, runner, score, trial
+
+if TYPE_CHECKING:
+    from ablate.store.scores import PackedIds, PackedScores
 
 LEASE_S = 60.0
 
@@ -57,6 +60,15 @@ class Ending:
     errors: int = 0
     idle_deaths: int = 0
     facts: Mapping[str, str] = field(default_factory=dict)  # joined to the attempt's environment
+
+
+@dataclass(frozen=True)
+class KeptScores:
+    """One score per example of a finished attempt, and the metric that is their mean."""
+
+    metric: str
+    examples: PackedIds
+    values: PackedScores
 
 
 @dataclass(frozen=True)
@@ -164,7 +176,7 @@ def renew(store: Store, runner_id: str, *, lease_s: float = LEASE_S) -> None:
 
 
 def add_measurements(store: Store, batch: Iterable[tuple[Claim, Sequence[Mapping[str, Any]]]]) -> list[Claim]:
-    """Write the epochs recorded under each claim; a value recorded again replaces the former one.
+    """Write the epochs recorded under each claim; a value recorded again under it replaces the former one.
 
     ``Mapping``: epoch, values. Returns the claims that were fenced: nothing was written for those.
     """
@@ -182,10 +194,16 @@ def add_measurements(store: Store, batch: Iterable[tuple[Claim, Sequence[Mapping
     return store.write(work)
 
 
-def finish(store: Store, claim: Claim, ending: Ending, metrics: Mapping[str, float] | None = None) -> None:
+def finish(
+    store: Store,
+    claim: Claim,
+    ending: Ending,
+    metrics: Mapping[str, float] | None = None,
+    scores: KeptScores | None = None,
+) -> None:
     """Close an attempt and give its trial the next state, in one transaction. Raises Fenced and writes nothing more.
 
-    A result replaces whatever earlier attempts measured. Doing it twice is the same as doing it once.
+    A result stands in place of earlier ones; what earlier attempts measured stays with them.
     """
 
     def work(connection: Connection) -> None:
@@ -208,14 +226,14 @@ def finish(store: Store, claim: Claim, ending: Ending, metrics: Mapping[str, flo
             raise Fenced
         _close(connection, claim.trial, claim.number, ending)
         if done:
-            others = (measurement.c.trial == claim.trial) & (measurement.c.claim != claim.number)
-            connection.execute(delete(measurement).where(others | _final_of(claim.trial)))
             rows = [
                 {"trial": claim.trial, "claim": claim.number, "metric": name, "epoch": None, **stored_number(value)}
                 for name, value in (metrics or {}).items()
             ]
             if rows:
                 connection.execute(insert(measurement), rows)
+            if scores is not None:
+                _keep_scores(connection, claim, scores)
 
     store.write(work)
 
@@ -288,7 +306,7 @@ def reopen(store: Store, study_id: int, *, states: Sequence[str], arms: Sequence
 
 
 def retrain(store: Store, fingerprints: Sequence[str]) -> None:
-    """Make finished trials wait again. Their measurements are replaced when the new attempt has a result."""
+    """Make finished trials wait again. What they measured stays with the attempts that measured it."""
     query = (
         update(trial)
         .where(trial.c.fingerprint == bindparam("name"), trial.c.state == "done")
@@ -314,12 +332,11 @@ def _upsert(connection: Connection, claim: Claim, records: Sequence[Mapping[str,
     ]
     if not rows:
         return
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(measurement)
+    statement = _insert_into(connection, measurement)
     statement = statement.on_conflict_do_update(
-        index_elements=["trial", "metric", "epoch"],
+        index_elements=["trial", "claim", "metric", "epoch"],
         index_where=measurement.c.epoch.is_not(None),
-        set_={"claim": statement.excluded.claim, "value": statement.excluded.value, "kind": statement.excluded.kind},
+        set_={"value": statement.excluded.value, "kind": statement.excluded.kind},
     )
     connection.execute(statement, rows)
 
@@ -346,8 +363,20 @@ def _close(connection: Connection, trial_id: int, number: int, ending: Ending) -
     connection.execute(query)
 
 
-def _final_of(trial_id: int) -> Any:
-    return (measurement.c.trial == trial_id) & measurement.c.epoch.is_(None)
+def _keep_scores(connection: Connection, claim: Claim, scores: KeptScores) -> None:
+    examples = asdict(scores.examples)
+    same = select(example_set.c.id).where(example_set.c.sha256 == examples["sha256"])
+    if connection.execute(same).first() is None:
+        # on a server another runner may be first after all
+        statement = _insert_into(connection, example_set).on_conflict_do_nothing(index_elements=["sha256"])
+        connection.execute(statement, examples)
+    row = {"trial": claim.trial, "claim": claim.number, "metric": scores.metric, **asdict(scores.values)}
+    connection.execute(insert(score).values(examples=connection.execute(same).scalar_one(), **row))
+
+
+def _insert_into(connection: Connection, table: Table) -> Any:
+    """Return an insert that may say what becomes of a conflict: each dialect has its own."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
 def _folders(connection: Connection, trial_id: int, code: str) -> tuple[str, ...]:

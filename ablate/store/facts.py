@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
 
 from ablate.errors import StoreError
-from ablate.plan.trials import Plan
+from ablate.plan.outcomes import Told, status_of
+from ablate.plan.trials import Plan, make_plan
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, measurement, plan, replicate, runner, study, trial
+from ablate.study.schema import Role, Study
 from ablate.study.settings import canonical
 from ablate.study.words import did_you_mean
 
@@ -44,10 +46,12 @@ class StoredStudy:
 class StoredTrial:
     """A replicate of a study version with the state of its trial and of the attempt that counts, if there is one.
 
-    ``outcome`` is that of the attempt whose result stands, else of the last one; ``seconds`` likewise.
+    ``outcome`` is that of the attempt whose result stands, else of the last one; ``seconds`` likewise. ``first_ended``
+    is when the trial first had a result, be it that another has replaced it since.
     """
 
     arm: str
+    role: Role
     seed: int
     trial: int
     fingerprint: str
@@ -60,12 +64,44 @@ class StoredTrial:
     folder: str | None
     code_sha256: str | None
     environment_json: str | None
+    first_ended: float | None
+
+
+@dataclass(frozen=True)
+class StoredVersion:
+    """What one version of a study had declared, and when (Unix seconds)."""
+
+    id: int
+    version: int
+    plan: dict[str, Any]
+    written: float
+
+
+@dataclass(frozen=True)
+class EarlierResult:
+    """What a trial had come to before it was trained afresh: an earlier attempt of it that ended with a result."""
+
+    arm: str
+    role: str
+    seed: int
+    trial: int
+    claim: int
+    outcome: str
+    seconds: float | None
+    code_sha256: str | None
+    environment_json: str | None
+    metrics: dict[str, float]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {key: str(value) for key, value in json.loads(self.environment_json or "{}").items()}
 
 
 def record_plan(store: Store, made: Plan) -> int:
     """Write a study version with its plan, arms, replicates and trials, and return its id. Twice is the same as once.
 
-    Trials that are in the store already, by this or another study, keep their state and results.
+    Trials that are in the store already, by this or another study, keep their state and results. A plan that has grown
+    adds its arms and replicates; what was frozen before the first trial stays as it was written.
     """
     spec = json.dumps(made.study.spec(), allow_nan=False)  # in its own order: the first metric is the primary one
     frozen = canonical(made.frozen())
@@ -75,25 +111,39 @@ def record_plan(store: Store, made: Plan) -> int:
         if connection.execute(select(plan.c.study).where(plan.c.study == study_id)).first() is None:
             row = {"study": study_id, "plan_json": frozen, "sha256": _sha256(frozen), "written": time.time()}
             connection.execute(insert(plan).values(row))
-            _write_arms(connection, study_id, made)
+        _write_arms(connection, study_id, made)
         _write_replicates(connection, study_id, made)
         return study_id
 
     return store.write(work)
 
 
+def grown_plan(store: Store | None, study: Study) -> Plan:
+    """Return the plan of a study as far as the results in the store lead: to further seeds, or along a path."""
+    earlier = [version.plan for version in versions_of(store, study.name, study.profile)] if store else []
+    plan = make_plan(study, earlier=earlier)
+    known: set[str] = set()
+    while store is not None and not known >= plan.trials().keys():
+        known |= plan.trials().keys()
+        plan = make_plan(study, told_of(store, list(known), study.primary), earlier)
+    return plan
+
+
 def find_study(store: Store, title: str | None = None) -> StoredStudy:
     """Return the version last run of a study named like ``basenet`` or ``basenet@quick``; without a name, of any.
 
-    Raises StoreError where there is none.
+    ``basenet:2`` is its second version. Raises StoreError where there is none.
     """
 
     def work(connection: Connection) -> StoredStudy:
         last = select(runner.c.study, func.max(runner.c.started).label("at")).group_by(runner.c.study).subquery()
         query = select(study, plan.c.plan_json).join(plan).outerjoin(last, last.c.study == study.c.id)
         if title is not None:
-            name, _, profile = title.partition("@")
+            title_only, _, version = title.partition(":")
+            name, _, profile = title_only.partition("@")
             query = query.where(study.c.name == name, study.c.profile == profile)
+            if version:
+                query = query.where(study.c.version == (int(version) if version.isdecimal() else -1))
         row = connection.execute(query.order_by(func.coalesce(last.c.at, 0).desc(), study.c.id.desc())).first()
         if row is None:
             raise _no_study(connection, title, store.name)
@@ -102,6 +152,14 @@ def find_study(store: Store, title: str | None = None) -> StoredStudy:
         )
 
     return store.read(work)
+
+
+def versions_of(store: Store, name: str, profile: str) -> list[StoredVersion]:
+    """Return what every version of a study declared, the oldest first."""
+    query = select(study.c.id, study.c.version, plan.c.plan_json, plan.c.written).join(plan)
+    query = query.where(study.c.name == name, study.c.profile == profile).order_by(study.c.version)
+    rows = store.read(lambda connection: list(connection.execute(query)))
+    return [StoredVersion(row.id, row.version, json.loads(row.plan_json), row.written) for row in rows]
 
 
 def trials_of(store: Store, study_id: int) -> list[StoredTrial]:
@@ -116,9 +174,13 @@ def results_of(store: Store, study_id: int) -> tuple[list[StoredTrial], list[Row
 
 def select_trials(connection: Connection, study_id: int) -> list[StoredTrial]:
     standing = func.coalesce(trial.c.result_claim, trial.c.claim)
+    every = attempt.alias()
+    with_result = (every.c.trial == trial.c.id) & every.c.outcome.in_(("ok", "diverged"))
+    first_ended = select(func.min(every.c.ended)).where(with_result).correlate(trial).scalar_subquery()
     query = (
         select(
             arm.c.name.label("arm"),
+            replicate.c.role,
             replicate.c.seed,
             trial.c.id.label("trial"),
             trial.c.fingerprint,
@@ -131,6 +193,7 @@ def select_trials(connection: Connection, study_id: int) -> list[StoredTrial]:
             attempt.c.folder,
             attempt.c.code_sha256,
             attempt.c.environment_json,
+            first_ended.label("first_ended"),
         )
         .join_from(replicate, arm, arm.c.id == replicate.c.arm)
         .join(trial, trial.c.id == replicate.c.trial)
@@ -153,6 +216,7 @@ def select_measurements(connection: Connection, study_id: int, *, final: bool) -
     query = (
         select(
             arm.c.name.label("arm"),
+            replicate.c.role,
             replicate.c.seed,
             measurement.c.metric,
             measurement.c.epoch,
@@ -167,6 +231,50 @@ def select_measurements(connection: Connection, study_id: int, *, final: bool) -
         .order_by(replicate.c.position, measurement.c.epoch, measurement.c.id)
     )
     return list(connection.execute(query))
+
+
+def earlier_results_of(store: Store, study_id: int) -> list[EarlierResult]:
+    """Return, in plan order, the last result before the standing one of each replicate whose trial has one.
+
+    A trial has one where it was trained afresh and finished. An ``ok`` attempt without numbers is passed over: stores
+    of schema 1 kept none but the last.
+    """
+
+    def work(connection: Connection) -> list[EarlierResult]:
+        metrics: dict[tuple[int, int], dict[str, float]] = {}
+        for row in connection.execute(_earlier_finals(study_id)):
+            metrics.setdefault((row.trial, row.claim), {})[row.metric] = read_number(row.value, row.kind)
+        found: dict[tuple[str, str, int], EarlierResult] = {}
+        for row in connection.execute(_earlier_attempts(study_id)):
+            its = metrics.get((row.trial, row.claim), {})
+            if its or row.outcome == "diverged":
+                found.setdefault((row.arm, row.role, row.seed), EarlierResult(**row._mapping, metrics=its))
+        return list(found.values())
+
+    return store.read(work)
+
+
+def _earlier_attempts(study_id: int) -> Select[Any]:
+    names = ("trial", "claim", "outcome", "seconds", "code_sha256", "environment_json")
+    return (
+        select(arm.c.name.label("arm"), replicate.c.role, replicate.c.seed, *(attempt.c[name] for name in names))
+        .join_from(replicate, arm, arm.c.id == replicate.c.arm)
+        .join(trial, trial.c.id == replicate.c.trial)
+        .join(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim < trial.c.result_claim))
+        .where(arm.c.study == study_id, attempt.c.outcome.in_(("ok", "diverged")))
+        .order_by(replicate.c.position, replicate.c.id, attempt.c.claim.desc())
+    )
+
+
+def _earlier_finals(study_id: int) -> Select[Any]:
+    trials = select(replicate.c.trial).join(arm, arm.c.id == replicate.c.arm).where(arm.c.study == study_id)
+    columns = [measurement.c[name] for name in ("trial", "claim", "metric", "value", "kind")]
+    return (
+        select(*columns)
+        .join(trial, (trial.c.id == measurement.c.trial) & (measurement.c.claim < trial.c.result_claim))
+        .where(trial.c.id.in_(trials), measurement.c.epoch.is_(None))
+        .order_by(measurement.c.id)
+    )
 
 
 def known_seconds(store: Store, fingerprints: Sequence[str]) -> dict[str, float]:
@@ -186,18 +294,54 @@ def known_seconds(store: Store, fingerprints: Sequence[str]) -> dict[str, float]
     return store.read(work)
 
 
-def codes_of(store: Store, fingerprints: Sequence[str]) -> dict[str, str | None]:
-    """Return the hash of the code that trained each finished trial among ``fingerprints``, by fingerprint."""
+@dataclass(frozen=True)
+class Origin:
+    """What trained a finished trial: the hash of its code, and the facts of its machine."""
 
-    def work(connection: Connection) -> dict[str, str | None]:
-        found: dict[str, str | None] = {}
+    code_sha256: str | None
+    environment: dict[str, str]
+
+
+def origins_of(store: Store, fingerprints: Sequence[str]) -> dict[str, Origin]:
+    """Return what trained each finished trial among ``fingerprints``, by fingerprint; not of those imported."""
+
+    def work(connection: Connection) -> dict[str, Origin]:
+        found: dict[str, Origin] = {}
         for start in range(0, len(fingerprints), _CHUNK):
             query = (
-                select(trial.c.fingerprint, attempt.c.code_sha256)
+                select(trial.c.fingerprint, attempt.c.code_sha256, attempt.c.environment_json)
                 .join(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == trial.c.result_claim))
                 .where(trial.c.fingerprint.in_(fingerprints[start : start + _CHUNK]), trial.c.source == "trained")
             )
-            found.update({row.fingerprint: row.code_sha256 for row in connection.execute(query)})
+            for row in connection.execute(query):
+                found[row.fingerprint] = Origin(row.code_sha256, json.loads(row.environment_json or "{}"))
+        return found
+
+    return store.read(work)
+
+
+def told_of(store: Store, fingerprints: Sequence[str], metric: str) -> dict[str, Told]:
+    """Return what became of those trials that the store knows, by fingerprint, with their final value of one metric."""
+
+    def work(connection: Connection) -> dict[str, Told]:
+        found: dict[str, Told] = {}
+        for start in range(0, len(fingerprints), _CHUNK):
+            final = (
+                (measurement.c.trial == trial.c.id)
+                & (measurement.c.claim == trial.c.result_claim)
+                & (measurement.c.metric == metric)
+                & measurement.c.epoch.is_(None)
+            )
+            this = (attempt.c.trial == trial.c.id) & (attempt.c.claim == trial.c.result_claim)
+            query = (
+                select(trial.c.fingerprint, trial.c.state, attempt.c.outcome, measurement.c.value, measurement.c.kind)
+                .outerjoin_from(trial, attempt, this)
+                .outerjoin(measurement, final)
+                .where(trial.c.fingerprint.in_(fingerprints[start : start + _CHUNK]))
+            )
+            for row in connection.execute(query):
+                value = None if row.kind is None else read_number(row.value, row.kind)
+                found[row.fingerprint] = Told(status_of(row.state, row.outcome, value), value)
         return found
 
     return store.read(work)
@@ -249,6 +393,8 @@ def _study_id(connection: Connection, made: Plan, spec: str) -> int:
 
 
 def _write_arms(connection: Connection, study_id: int, made: Plan) -> None:
+    """Write the arms that are missing: all at first, later those that a path goes on with."""
+    known = set(connection.execute(select(arm.c.name).where(arm.c.study == study_id)).scalars())
     rows = [
         {
             "study": study_id,
@@ -259,8 +405,10 @@ def _write_arms(connection: Connection, study_id: int, made: Plan) -> None:
             "settings_json": canonical(each.settings),
         }
         for position, each in enumerate(made.arms)
+        if each.name not in known
     ]
-    connection.execute(insert(arm), rows)
+    if rows:
+        connection.execute(insert(arm), rows)
 
 
 def _write_replicates(connection: Connection, study_id: int, made: Plan) -> None:
@@ -273,7 +421,7 @@ def _write_replicates(connection: Connection, study_id: int, made: Plan) -> None
     )
     known = {tuple(row) for row in connection.execute(query_known)}
     order = {name: position for position, name in enumerate(arm_ids)}
-    seeds = {seed: position for position, seed in enumerate(made.study.seeds)}
+    seeds = {seed: position for position, seed in enumerate((*made.study.seeds.numbers, *made.study.fresh_seeds))}
     rows = [
         {
             "arm": arm_ids[each.arm],

@@ -2,45 +2,86 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, Row, create_engine, func, or_, select, text
 
+from ablate.plan.trials import fingerprint_of
+from ablate.store.claims import attempt_folder
+from ablate.store.scores import packed_scores, select_example_sets, unpack_ids, unpack_values
 from ablate.store.store import Store, is_sqlite
-from ablate.store.tables import arm, attempt, measurement, plan, replicate, runner, study, trial
+from ablate.store.tables import arm, attempt, measurement, metadata, plan, replicate, runner, score, study, trial
 
 _SHOWN = 5
 
 
-def store_flaws(store: Store) -> list[str]:
-    """Return what is wrong with a store, in words, as of one moment; nothing where all is well."""
+def store_flaws(store: Store, *, thorough: bool = False) -> list[str]:
+    """Return what is wrong with a store, in words, as of one moment; nothing where all is well.
+
+    ``thorough`` reads every row and index, and compares every text with its hash. Never raises for what rows hold.
+    """
 
     def work(connection: Connection) -> list[str]:
         flaws: list[str] = []
         if is_sqlite(store.engine.url):
-            flaws += _sqlite_flaws(connection)
+            flaws += _sqlite_flaws(connection, thorough=thorough)
             if flaws:
                 return flaws  # a damaged file's rows say nothing
-        for check in _CHECKS:
-            flaws += check(connection)
-        return flaws
+        for check in (*_CHECKS, *(_THOROUGH if thorough else ())):
+            try:
+                flaws += check(connection)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:  # what rows hold, not what we do
+                flaws.append(f"what is stored can't be read ({type(error).__name__}: {error})")
+        return list(dict.fromkeys(flaws))
 
     return store.read(work)
 
 
-def _sqlite_flaws(connection: Connection) -> Iterator[str]:
-    for line in connection.exec_driver_sql(f"PRAGMA quick_check({_SHOWN})").scalars():
-        if line != "ok":
-            yield f"SQLite finds damage: {line}"
-    broken = list(connection.exec_driver_sql("PRAGMA foreign_key_check"))
+def attempt_folders(store: Store) -> list[str]:
+    """Return the folders of all attempts, relative to the store's."""
+    query = select(attempt.c.folder).order_by(attempt.c.id)
+    return store.read(lambda connection: list(connection.execute(query).scalars()))
+
+
+def _sqlite_flaws(connection: Connection, *, thorough: bool) -> Iterator[str]:
+    pragma = "integrity_check" if thorough else "quick_check"
+    damage = [line for line in connection.exec_driver_sql(f"PRAGMA {pragma}({_SHOWN})").scalars() if line != "ok"]
+    yield from (f"SQLite finds damage: {line}" for line in damage)
+    broken = [] if damage else list(connection.exec_driver_sql("PRAGMA foreign_key_check"))
     if broken:
         yield f"{len(broken):,} rows name a row that is not there, the first in table {broken[0][0]}"
     # a store from elsewhere could bring code that runs when it is read or written
     foreign = connection.execute(text("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')"))
     for row in foreign:
         yield f"the {row.type} `{row.name}` is none of ablate's"
+    if thorough:
+        yield from _schema_flaws(connection)
+
+
+def _schema_flaws(connection: Connection) -> Iterator[str]:
+    """Tables and indexes are those of a store made today: migrations end there too."""
+    fresh = create_engine("sqlite://")
+    with fresh.begin() as other:
+        metadata.create_all(other)
+        expected = _schema(other)
+    fresh.dispose()
+    found = _schema(connection)
+    for key in expected.keys() | found.keys():
+        kind, name = key
+        if kind in ("table", "index") and key not in found:
+            yield f"the {kind} `{name}` is missing"
+        elif kind in ("table", "index") and key not in expected:
+            yield f"the {kind} `{name}` is none of ablate's"
+        elif key in expected and expected[key] != found[key]:
+            yield f"the {kind} `{name}` is not as ablate makes it"
+
+
+def _schema(connection: Connection) -> dict[tuple[str, str], str]:
+    query = text("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+    return {(row.type, row.name): "".join((row.sql or "").split()) for row in connection.execute(query)}
 
 
 def _replicates_without_trial(connection: Connection) -> Iterator[str]:
@@ -52,18 +93,26 @@ def _replicates_without_trial(connection: Connection) -> Iterator[str]:
 
 
 def _arms_without_all_seeds(connection: Connection) -> Iterator[str]:
-    """An arm has all the planned seeds, or none yet (`--only` asked for others)."""
+    """An arm has all the planned seeds, or none yet (`--only` asked for others); at looks, those of one of them."""
+    count = func.count(replicate.c.id).label("there")
     query = (
-        select(arm.c.name.label("arm"), study.c.name, plan.c.plan_json, func.count(replicate.c.id).label("there"))
+        select(arm.c.name.label("arm"), replicate.c.role, study.c.name, plan.c.plan_json, count)
         .join_from(arm, study, study.c.id == arm.c.study)
         .join(plan, plan.c.study == study.c.id)
-        .join(replicate, (replicate.c.arm == arm.c.id) & (replicate.c.role == "main"))
-        .group_by(arm.c.id, arm.c.name, study.c.name, plan.c.plan_json)
+        .join(replicate, replicate.c.arm == arm.c.id)
+        .group_by(arm.c.id, arm.c.name, replicate.c.role, study.c.name, plan.c.plan_json)
     )
     for row in connection.execute(query):
-        planned = len(json.loads(row.plan_json)["seeds"])
-        if row.there != planned:
-            yield f"arm `{row.arm}` of `{row.name}` has {row.there} of its {planned} planned seeds"
+        seeds = json.loads(row.plan_json)["seeds" if row.role == "main" else "confirm_seeds"]
+        if isinstance(seeds, list) and row.there != len(seeds):
+            yield f"arm `{row.arm}` of `{row.name}` has {row.there} of its {len(seeds)} planned seeds"
+        elif isinstance(seeds, dict) and row.there not in _counts_asked_for(seeds):
+            yield f"arm `{row.arm}` of `{row.name}` has {row.there} seeds, which its plan never asks for"
+
+
+def _counts_asked_for(seeds: dict[str, Any]) -> Collection[int]:
+    """Return how many seeds an arm may have come to, by a rule that adds some where results call for them."""
+    return seeds["looks"] if "looks" in seeds else range(seeds["pilot"], seeds["most"] + 1)
 
 
 def _several_running_attempts(connection: Connection) -> Iterator[str]:
@@ -119,6 +168,144 @@ def _done_without_metrics(connection: Connection) -> Iterator[str]:
         yield _flaw(lacking, "done trials lack a declared metric", "trial")
 
 
+def _numbers_without_attempt(connection: Connection) -> Iterator[str]:
+    for table, what in ((measurement, "measurements of"), (score, "scores of")):
+        its = (attempt.c.trial == table.c.trial) & (attempt.c.claim == table.c.claim)
+        query = select(trial.c.id).join(table, table.c.trial == trial.c.id).outerjoin(attempt, its)
+        query = query.where(trial.c.source == "trained", attempt.c.id.is_(None))
+        yield from _told(connection, query, f"trials have {what} an attempt that is not there", "trial")
+
+
+def _scores_not_readable(connection: Connection) -> Iterator[str]:
+    sets = select_example_sets(connection)
+    for number, packed in sets.items():
+        try:
+            unpack_ids(packed)
+        except ValueError as error:
+            yield f"example set {number}: {error}"
+    bad = []
+    for row in connection.execute(select(score).order_by(score.c.trial)):
+        try:
+            unpack_values(packed_scores(row), sets[row.examples].size)
+        except ValueError:
+            bad.append(row.trial)
+    if bad:
+        yield _flaw(bad, "scores per example are damaged", "trial")
+
+
+def _arms_without_settings_of_trials(connection: Connection) -> Iterator[str]:
+    query = select(replicate.c.id).join(arm, arm.c.id == replicate.c.arm).join(trial, trial.c.id == replicate.c.trial)
+    query = query.where(arm.c.settings_json != trial.c.settings_json)
+    yield from _told(connection, query, "replicates have a trial of other settings than their arm", "replicate")
+
+
+def _replicates_twice(connection: Connection) -> Iterator[str]:
+    query = select(func.min(replicate.c.id)).group_by(replicate.c.arm, replicate.c.role, replicate.c.seed)
+    yield from _told(connection, query.having(func.count() > 1), "planned replicates are there twice", "replicate")
+
+
+def _plans_not_kept(connection: Connection) -> Iterator[str]:
+    """Each version has a plan; the arms it compares, and those they descend from, are there."""
+    names: dict[int, set[str]] = {}
+    parents: dict[int, set[str]] = {}
+    for row in connection.execute(select(arm.c.study, arm.c.name, arm.c.parent)):
+        names.setdefault(row.study, set()).add(row.name)
+        parents.setdefault(row.study, set()).update({row.parent} - {None})
+    query = select(study.c.id, study.c.name, plan.c.plan_json).outerjoin(plan, plan.c.study == study.c.id)
+    for row in connection.execute(query):
+        if row.plan_json is None:
+            yield f"study version {row.id} (`{row.name}`) has no plan"
+            continue
+        compared = [each.get("arms", {}) for each in json.loads(row.plan_json)["contrasts"] if isinstance(each, dict)]
+        needed = parents.get(row.id, set()).union(*compared)
+        for name in sorted(needed - names.get(row.id, set())):
+            yield f"the arm `{name}` that `{row.name}` compares is missing"
+
+
+def _seeds_not_planned(connection: Connection) -> Iterator[str]:
+    numbers = {
+        row.study: set(found) for row in connection.execute(select(plan)) if (found := _numbers(row)) is not None
+    }
+    query = select(replicate.c.id, replicate.c.seed, arm.c.study).join(arm, arm.c.id == replicate.c.arm)
+    odd = [row.id for row in connection.execute(query) if row.seed not in numbers.get(row.study, {row.seed})]
+    if odd:
+        yield _flaw(odd, "replicates have a seed that no plan asks for", "replicate")
+
+
+def _numbers(row: Row[Any]) -> list[int] | None:
+    """Return the seeds that a plan can ask for; plans of schema 1 do not list them."""
+    found: list[int] | None = json.loads(row.plan_json).get("numbers")
+    return found
+
+
+def _owners_without_trial(connection: Connection) -> Iterator[str]:
+    """Running ⇔ an owner and a lease; done ⇔ a result."""
+    running, done = trial.c.state == "running", trial.c.state == "done"
+    owned = (running != trial.c.owner.is_not(None)) | (running != trial.c.lease_until.is_not(None))
+    yield from _told(
+        connection, select(trial.c.id).where(owned), "trials run without owner and lease, or not with them", "trial"
+    )
+    query = select(trial.c.id).where(done != trial.c.result_claim.is_not(None))
+    yield from _told(connection, query, "trials are done without a result, or not done with one", "trial")
+
+
+def _above_the_claim(connection: Connection) -> Iterator[str]:
+    """Nothing was written under a claim that its trial never had."""
+    yield from _told(
+        connection,
+        select(trial.c.id).where(trial.c.result_claim > trial.c.claim),
+        "trials have a result of a later claim",
+        "trial",
+    )
+    for table, what in ((attempt, "attempts"), (measurement, "measurements"), (score, "scores")):
+        query = select(trial.c.id).join(table, table.c.trial == trial.c.id).where(table.c.claim > trial.c.claim)
+        yield from _told(connection, query, f"trials have {what} of a later claim than their own", "trial")
+
+
+def _texts_unlike_their_hash(connection: Connection) -> Iterator[str]:
+    for row in connection.execute(select(study.c.id, study.c.spec_json, study.c.spec_sha256)):
+        if _sha256(row.spec_json) != row.spec_sha256:
+            yield f"the declaration of study version {row.id} is not what was written (SHA-256)"
+    for row in connection.execute(select(plan.c.study, plan.c.plan_json, plan.c.sha256)):
+        if _sha256(row.plan_json) != row.sha256:
+            yield f"the plan of study version {row.study} is not what was written (SHA-256)"
+    odd = [row.id for row in connection.execute(select(trial)) if _content(row) != row.fingerprint]
+    if odd:
+        yield _flaw(odd, "trials are not what their fingerprint says", "trial")
+
+
+def _content(row: Row[Any]) -> str:
+    return fingerprint_of(
+        settings=json.loads(row.settings_json),
+        seed=row.seed,
+        task=row.task,
+        execution=json.loads(row.execution_json),
+        gpus=json.loads(row.resources_json)["gpus"],
+    )
+
+
+def _attempts_not_readable(connection: Connection) -> Iterator[str]:
+    query = select(attempt.c.id, attempt.c.claim, attempt.c.folder, attempt.c.environment_json, trial.c.fingerprint)
+    bad, strayed = [], []
+    for row in connection.execute(query.join(trial, trial.c.id == attempt.c.trial)):
+        if row.folder != attempt_folder(row.fingerprint, row.claim):
+            strayed.append(row.id)
+        try:
+            sound = isinstance(json.loads(row.environment_json or "{}"), dict)
+        except ValueError:
+            sound = False
+        if not sound:
+            bad.append(row.id)
+    if strayed:
+        yield _flaw(strayed, "attempts name a folder that is not theirs", "attempt")
+    if bad:
+        yield _flaw(bad, "attempts have facts that can't be read", "attempt")
+    outcomes = or_(attempt.c.outcome.is_(None), attempt.c.outcome.in_(_OUTCOMES))
+    yield from _told(connection, select(attempt.c.id).where(~outcomes), "attempts have an unknown outcome", "attempt")
+
+
+_OUTCOMES = ("ok", "diverged", "oom", "timeout", "stalled", "killed", "lost", "interrupted", "error", "fenced")
+
 _CHECKS: Sequence[Callable[[Connection], Iterator[str]]] = (
     _replicates_without_trial,
     _arms_without_all_seeds,
@@ -127,6 +314,18 @@ _CHECKS: Sequence[Callable[[Connection], Iterator[str]]] = (
     _claims_with_gaps,
     _done_without_result,
     _done_without_metrics,
+    _numbers_without_attempt,
+    _scores_not_readable,
+)
+_THOROUGH: Sequence[Callable[[Connection], Iterator[str]]] = (
+    _replicates_twice,
+    _plans_not_kept,
+    _seeds_not_planned,
+    _arms_without_settings_of_trials,
+    _owners_without_trial,
+    _above_the_claim,
+    _texts_unlike_their_hash,
+    _attempts_not_readable,
 )
 
 
@@ -139,3 +338,7 @@ def _told(connection: Connection, query: Any, what: str, table: str) -> Iterator
 def _flaw(rows: Sequence[int], what: str, table: str) -> str:
     shown = ", ".join(map(str, rows[:_SHOWN])) + (", …" if len(rows) > _SHOWN else "")
     return f"{len(rows):,} {what} ({table} {shown})"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

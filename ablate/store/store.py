@@ -15,6 +15,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from ablate.errors import AblateError, StoreError
+from ablate.store import migrations
+from ablate.store.mounts import file_system, is_network
 from ablate.store.tables import SCHEMA_VERSION, meta, metadata
 
 T = TypeVar("T")
@@ -25,6 +27,8 @@ BUSY_TIMEOUT_MS = 5_000
 # WAL can lose a commit in every SQLite from 3.7.0 to 3.51.2 (sqlite.org/wal.html#walresetbug)
 WAL_FIXED = (3, 51, 3)
 
+_LEFT_ALONE = "the file is damaged or is something else; ablate leaves it as it is"
+_NOT_WRITABLE = "make it writable, or name another store (--store PATH)"
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _PG_RETRIED = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
 
@@ -68,12 +72,15 @@ class Store:
             except SQLAlchemyError as error:
                 if not is_retried(error) or time.monotonic() > deadline:
                     raise self._store_error(error) from error
+            except UnicodeDecodeError as error:
+                # SQLite's own words can hold a piece of a damaged file, and its driver reads them as UTF-8
+                raise StoreError("the store is damaged", where=self.name, hint=_LEFT_ALONE) from error
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 2, 0.16)
 
     def _store_error(self, error: SQLAlchemyError) -> Exception:
         if isinstance(error, DBAPIError) and not isinstance(error.orig, AssertionError):
-            text = str(error.orig).strip().splitlines()[0]
+            text = str(error.orig).strip().splitlines()[0].partition(" with text ")[0]  # that of the rows is not ours
             return StoreError(f"the store can't be used: {text}", where=self.name, hint=_hint(text))
         return error
 
@@ -83,7 +90,9 @@ def open_store(
 ) -> Store:
     """Open a store by path or database URL. ``folder`` is where attempt folders go; default: beside the SQLite file.
 
-    Raises StoreError where there is none (unless ``create``), where it is damaged, or of another version.
+    A store of an earlier version is upgraded first, even to be read. Raises StoreError where there is none (unless
+    ``create``), where it is damaged, of a later version, or can't be upgraded; and where SQLite would write to a
+    network file system. To read one there is fine.
     """
     url = _url(location)
     if is_sqlite(url):
@@ -91,6 +100,8 @@ def open_store(
         folder = folder or path.parent
         if not path.exists() and not create:
             raise StoreError("there is no store yet", where=str(path), hint="`ablate run STUDY` makes one")
+        if create or not read_only:
+            _refuse_network(path)
         if create:
             _make_folder(path.parent)
     store = Store(_engine(url, read_only=read_only), folder or Path("runs"))
@@ -100,6 +111,9 @@ def open_store(
     if create:
         store.write(_create)
     version = store.read(_schema_version)
+    if version is None and not read_only and store.read(_is_empty):
+        store.write(_create)  # the disk was full, or the power went, when it was to be made
+        version = store.read(_schema_version)
     if version is None:
         raise StoreError("this database is no store of ablate", where=store.name)
     if version > SCHEMA_VERSION:
@@ -107,8 +121,31 @@ def open_store(
         raise StoreError(
             f"a newer ablate wrote this store (schema {version}; this is {SCHEMA_VERSION})", where=store.name, hint=hint
         )
+    if version < SCHEMA_VERSION:
+        _upgrade(url, store)
     store.retry_deadline_s = RETRY_DEADLINE_S
     return store
+
+
+def _upgrade(url: URL, store: Store) -> None:
+    """Bring an old store to today's schema by a connection of its own: ``store`` may be there to read only."""
+    writable = Store(_engine(url, read_only=False), store.folder, retry_deadline_s=store.retry_deadline_s)
+    try:
+        if is_sqlite(url):
+            _refuse_network(Path(str(url.database)))
+        writable.write(lambda connection: migrations.upgrade(connection, where=store.name))
+    except migrations.InUse:
+        raise
+    except StoreError as error:
+        fault = error.faults[0]
+        hint = "" if fault.hint == _NOT_WRITABLE else fault.hint
+        raise StoreError(
+            f"an earlier ablate wrote this store, and it can't be upgraded: {fault.message}",
+            where=store.name,
+            hint=hint or "make it writable, or upgrade a copy of it: `--store COPY`",
+        ) from error
+    finally:
+        writable.close()
 
 
 def is_sqlite(url: URL) -> bool:
@@ -122,6 +159,8 @@ def is_retried(error: SQLAlchemyError) -> bool:
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
         return (code & 0xFF) in _BUSY
+    if isinstance(error.orig, sqlite3.Error):
+        return False  # said by the driver itself, such as of text that is no UTF-8
     state = getattr(error.orig, "sqlstate", None)
     return (
         error.connection_invalidated or state in _PG_RETRIED or (isinstance(error, OperationalError) and state is None)
@@ -145,13 +184,24 @@ def _url(location: str | Path) -> URL:
     return url.set(database=str(Path(str(url.database)).absolute())) if backend == "sqlite" else url
 
 
+def _refuse_network(path: Path) -> None:
+    """Raise StoreError where two machines could write to one SQLite file: its locks may not keep them apart."""
+    kind = file_system(path)
+    if is_network(kind):
+        raise StoreError(
+            f"SQLite can't be written on a network file system ({kind}): its locks are not safe there",
+            where=str(path),
+            hint="name a file on a local disk (--store PATH), or use PostgreSQL (--store postgresql+psycopg://…)",
+        )
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"the folder can't be made: {error.strerror}", where=str(folder)) from None
+        raise StoreError(f"the folder can't be made: {error.strerror}", where=str(folder), hint=_NOT_WRITABLE) from None
     if not os.access(folder, os.W_OK):
-        raise StoreError("the folder is not writable", where=str(folder))
+        raise StoreError("the folder is not writable", where=str(folder), hint=_NOT_WRITABLE)
 
 
 def _engine(url: URL, *, read_only: bool) -> Engine:
@@ -199,11 +249,23 @@ def _create(connection: Connection) -> None:
         connection.execute(meta.insert().values(key="schema", value=str(SCHEMA_VERSION)))
 
 
+def _is_empty(connection: Connection) -> bool:
+    return not inspect(connection).get_table_names()
+
+
 def _schema_version(connection: Connection) -> int | None:
     if not inspect(connection).has_table("meta"):
         return None
     value = connection.execute(select(meta.c.value).where(meta.c.key == "schema")).scalar()
-    return int(value) if value is not None else None
+    if value is None:
+        return None
+    if not str(value).isdecimal() or int(value) < 1:
+        raise StoreError(
+            "the store says no schema that there ever was: it is damaged",
+            where=str(connection.engine.url.database),
+            hint=_LEFT_ALONE,
+        )
+    return int(value)
 
 
 def _hint(text: str) -> str:
@@ -211,6 +273,8 @@ def _hint(text: str) -> str:
         return "another program holds it; close that one and run the same command again"
     if "full" in text or "disk" in text:
         return "free some space and run the same command again: what was committed is safe"
-    if "not a database" in text or "malformed" in text:
-        return "the file is damaged or is something else; ablate leaves it as it is"
+    if any(words in text for words in ("not a database", "malformed", "UTF-8", "no such", "unsupported file format")):
+        return _LEFT_ALONE
+    if "readonly" in text or "unable to open" in text:
+        return _NOT_WRITABLE
     return ""

@@ -1,7 +1,8 @@
-"""The tables. Text, numbers and JSON only; times are Unix seconds (UTC).
+"""The tables. Text, numbers and JSON, and scores per example packed; times are Unix seconds (UTC).
 
 The CHECKs and the unique indexes make it impossible to write down a second owner, or a result without its attempt:
-a bug in the code raises an IntegrityError instead.
+a bug in the code raises an IntegrityError instead. A change here needs a step in ``migrations``, for the stores that
+are there already.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -21,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -166,11 +168,37 @@ measurement = Table(
     CheckConstraint("kind IN ('num', 'nan', '+inf', '-inf')", name="measurement_kind"),
     CheckConstraint("(kind = 'num') = (value IS NOT NULL)", name="measurement_value"),
     Index(
-        "measurement_epoch", "trial", "metric", "epoch", unique=True,
+        "measurement_epoch", "trial", "claim", "metric", "epoch", unique=True,
         sqlite_where=text("epoch IS NOT NULL"), postgresql_where=text("epoch IS NOT NULL"),
     ),
     Index(
-        "measurement_final", "trial", "metric", unique=True,
+        "measurement_final", "trial", "claim", "metric", unique=True,
         sqlite_where=text("epoch IS NULL"), postgresql_where=text("epoch IS NULL"),
     ),
 )  # fmt: skip
+
+example_set = Table(
+    "example_set",
+    metadata,
+    Column("id", Integer, primary_key=True, comment="one set of examples that trials were scored on"),
+    Column("sha256", String, nullable=False, unique=True, comment="hash of the ids, rising, as little-endian int64"),
+    Column("size", Integer, nullable=False, comment="how many examples"),
+    Column("ids", LargeBinary, nullable=False, comment="the ids, rising: zlib of their int64 differences, from 0 on"),
+)
+
+score = Table(
+    "score",
+    metadata,
+    Column("trial", ForeignKey("trial.id"), primary_key=True, comment="the trial"),
+    Column("claim", Integer, primary_key=True, autoincrement=False, comment="the claim of the attempt that gave them"),
+    Column("metric", String, nullable=False, comment="the metric whose parts they are: their mean is its value"),
+    Column("examples", ForeignKey("example_set.id"), nullable=False, comment="the examples, one score each"),
+    Column("kind", String, nullable=False, comment="bits (two values) or float32"),
+    Column("low", Double, comment="bits: what 0 stands for"),
+    Column("high", Double, comment="bits: what 1 stands for"),
+    Column(
+        "data", LargeBinary, nullable=False, comment="zlib of the bits, first one highest, or little-endian float32"
+    ),
+    CheckConstraint("kind IN ('bits', 'float32')", name="score_kind"),
+    CheckConstraint("(kind = 'bits') = (low IS NOT NULL AND high IS NOT NULL)", name="score_levels"),
+)

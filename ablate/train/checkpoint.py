@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from ablate.train.folder import write_json
+from ablate.train.manifest import NAME, read_checked, read_manifest
 
 KEPT = 2
 
@@ -23,7 +23,7 @@ def save(folder: Path, state: dict[str, Any], records: list[dict[str, Any]], *, 
     refuses; nothing is ever half saved silently.
     """
     folder.mkdir(exist_ok=True)
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     number = manifest[-1]["number"] + 1 if manifest else 1
     buffer = io.BytesIO()
     torch.save({"fingerprint": fingerprint, "state": state, "records": records}, buffer)
@@ -37,7 +37,7 @@ def save(folder: Path, state: dict[str, Any], records: list[dict[str, Any]], *, 
     os.replace(aside, folder / name)
     entry = {"number": number, "file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     kept = [*manifest, entry][-KEPT:]
-    write_json(folder / "manifest.json", kept)
+    write_json(folder / NAME, kept)
     _sync_folder(folder)
     for old in manifest:
         if old not in kept:
@@ -50,25 +50,14 @@ def load(folder: Path, *, fingerprint: str) -> dict[str, Any] | None:
     One whose size, SHA-256 or fingerprint differs is passed over. Nothing is unpickled before its hash was checked,
     and then with ``weights_only=True``.
     """
-    for entry in reversed(_read_manifest(folder)):
-        try:
-            data = (folder / entry["file"]).read_bytes()
-        except OSError:
-            continue
-        if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+    for entry in reversed(read_manifest(folder)):
+        data = read_checked(folder, entry)
+        if data is None:
             continue
         saved: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if saved["fingerprint"] == fingerprint:
             return saved
     return None
-
-
-def _read_manifest(folder: Path) -> list[dict[str, Any]]:
-    try:
-        entries: list[dict[str, Any]] = json.loads((folder / "manifest.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return []
-    return entries
 
 
 def _sync_folder(folder: Path) -> None:

@@ -77,7 +77,8 @@ def train_classifier(
     of an image, in nats), ``val_acc``, ``val_macro_f1`` and ``val_macro_recall`` (%). The returned metrics are those
     of the last epoch, the same four of the test set, which is read once, at the end, and the facts ``parameters``
     (trainable), ``flops`` (forward pass of one image), ``train_seconds`` and ``images_per_s`` (of the training
-    iterations alone), ``peak_memory_mb`` (MiB; of the GPU, or of the whole process on a CPU).
+    iterations alone), ``peak_memory_mb`` (MiB; of the GPU, or of the whole process on a CPU). Where the study's primary
+    metric is ``val_acc`` or ``test_acc``, every image of that part is scored: 100 if it was classified right, else 0.
 
     The last, smaller batch of an epoch is trained on as well, unless it is a single image, which no BatchNorm1d can
     normalise: then it is left out, in every arm alike. Raises AblateError for settings that are wrong or of no
@@ -131,7 +132,8 @@ def train_classifier(
         seconds += took
 
         model.eval()
-        metrics = {"train_loss": train_loss} | evaluate(logits_of, data.validation, data.classes, plan.batch, "val")
+        measured, val_right = evaluate(logits_of, data.validation, data.classes, plan.batch, "val")
+        metrics = {"train_loss": train_loss} | measured
         speed = sum(map(len, batches)) / took
         context.record(epoch=epoch, epochs=plan.epochs, images_per_s=speed, **metrics)
         for name in ("train_loss", "val_loss"):
@@ -147,7 +149,13 @@ def train_classifier(
                 }
             )
 
-    metrics |= evaluate(logits_of, data.read_test(), data.classes, plan.batch, "test")
+    test = data.read_test()
+    measured, test_right = evaluate(logits_of, test, data.classes, plan.batch, "test")
+    metrics |= measured
+    scored = {"val_acc": (data.validation, val_right), "test_acc": (test, test_right)}
+    part, right = scored.get(context.metrics[0] if context.metrics else "val_acc", (test, []))
+    if right:
+        context.scores(part.ids.tolist(), [100.0 if each else 0.0 for each in right])
     images_seen = plan.epochs * sum(map(len, batches))
     return metrics | {
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -195,10 +203,11 @@ def batches_of_epoch(count: int, batch: int, generator: torch.Generator) -> list
 @torch.no_grad()
 def evaluate(
     logits_of: Callable[[Tensor], Tensor], part: Images, classes: int, batch: int, prefix: str
-) -> dict[str, float]:
-    """Return ``loss`` (mean cross-entropy), ``acc``, ``macro_f1`` and ``macro_recall`` (%) of one part, prefixed.
+) -> tuple[dict[str, float], list[bool]]:
+    """Return measures of one part and, for each of its images, whether it was classified right.
 
-    The macro means run over all ``classes``; a class that is neither present nor predicted counts as 0.
+    The measures are ``loss`` (mean cross-entropy), ``acc``, ``macro_f1`` and ``macro_recall`` (%), prefixed. The macro
+    means run over all ``classes``; a class that is neither present nor predicted counts as 0.
     """
     loss_sum = torch.zeros((), dtype=torch.float64, device=part.labels.device)
     predicted = torch.empty_like(part.labels)
@@ -208,13 +217,15 @@ def evaluate(
         loss_sum += cross_entropy(logits, part.labels[here], reduction="sum")
         predicted[here] = logits.argmax(dim=1)
     truth, guess = part.labels.cpu().numpy(), predicted.cpu().numpy()
+    right: list[bool] = (truth == guess).tolist()
     macro = {"labels": range(classes), "average": "macro", "zero_division": 0}
-    return {
+    measured = {
         f"{prefix}_loss": loss_sum.item() / len(part),
         f"{prefix}_acc": 100 * float((truth == guess).mean()),
         f"{prefix}_macro_f1": 100 * float(f1_score(truth, guess, **macro)),
         f"{prefix}_macro_recall": 100 * float(recall_score(truth, guess, **macro)),
     }
+    return measured, right
 
 
 def count_flops(model: nn.Module, image: Tensor) -> int:

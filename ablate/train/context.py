@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from ablate.train import checkpoint
+from ablate.train import checkpoint, scores
 from ablate.train.folder import AttemptFolder, encode_number
 from ablate.train.seeding import stream_seed
 
@@ -35,6 +34,7 @@ class Context:
     device    the device to train on
     dtype     the arithmetic of the forward pass, from the study's ``execution``
     folder    the attempt's folder; see ``artifact``
+    metrics   the metrics that the study declares, the primary one first; none in a notebook
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Context:
         dtype: torch.dtype = torch.float32,
         earlier: Sequence[str] = (),
         fingerprint: str = "",
+        metrics: Sequence[str] = (),
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         self.seed = seed
@@ -53,6 +54,7 @@ class Context:
         self.dtype = dtype
         self.folder = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="ablate-"))
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.metrics = tuple(metrics)
         self.resumed_from = ""
         self.facts: dict[str, str] = {}
         self._files = AttemptFolder(self.folder)
@@ -102,12 +104,14 @@ class Context:
         return None
 
     def scores(self, ids: Sequence[int], values: Sequence[float]) -> None:
-        """Keep one score per test example (``scores.npz``: ids int64 [N], values float64 [N]) for later analysis."""
-        if len(ids) != len(values):
-            raise ValueError(f"scores: {len(ids)} ids but {len(values)} values")
-        aside = self.folder / f".scores.{os.getpid()}.npz"
-        np.savez(aside, ids=np.asarray(ids, np.int64), values=np.asarray(values, np.float64))
-        os.replace(aside, self.folder / "scores.npz")
+        """Keep one score per example, for analysis example by example: what each adds to the study's primary metric.
+
+        In the metric's unit, so that their mean is the value that the task returns for it: 100 or 0 for right and
+        wrong where that is an accuracy in %. Equal ids mean equal examples, in every arm and seed. Two different
+        values are kept as they are, more are rounded to float32. The last call holds. Raises ValueError for an id
+        that is there twice and a score that is not finite.
+        """
+        scores.write(self._files.scores_file, scores.checked(ids, values))
 
     def artifact(self, name: str, data: bytes) -> Path:
         """Keep a file in the attempt's ``artifacts`` folder and return its path. ``name`` is a plain file name."""

@@ -48,17 +48,27 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True)
 class Images:
-    """Images uint8 [N, C, H, W] and their labels int64 [N], both on the device."""
+    """Images uint8 [N, C, H, W] and their labels int64 [N], both on the device.
+
+    ``places`` (int64 [N], on the CPU) are those in the data set's own files, so that an image is known by one number
+    however a part was drawn; None for images as they are filed.
+    """
 
     images: Tensor
     labels: Tensor
+    places: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def ids(self) -> Tensor:
+        """The number that each image is known by: int64 [N]."""
+        return torch.arange(len(self)) if self.places is None else self.places
+
     def take(self, index: Tensor) -> Images:
         """Return the images at ``index`` (int64 [M]), in its order, as a copy."""
-        return Images(self.images[index], self.labels[index])
+        return Images(self.images[index], self.labels[index], self.ids[index.cpu()])
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ def load(settings: Mapping[str, Any], *, device: str | torch.device = "cpu") -> 
     kept, held_out = split(len(pool), validation=chosen.validation, subset=chosen.subset, split_seed=chosen.split_seed)
 
     def place(part: Images) -> Images:
-        return Images(resized(part.images, chosen.size, device), part.labels.to(device))
+        return Images(resized(part.images, chosen.size, device), part.labels.to(device), part.places)
 
     train = place(pool.take(kept))
     mean, std = mean_and_std(train.images)

@@ -4,7 +4,8 @@ trial.json      what to do, written by the runner before the worker starts
 metrics.jsonl   one line a ``record``, appended whole; a torn last line is ignored
 checkpoint/     the last two checkpoints and manifest.json with their SHA-256
 artifacts/      files that the task named
-stdout.log      stdout and stderr of the worker
+scores.npz      one score per example, where the task gave them
+stdout.log      stdout and stderr of the worker; of a flood, the beginning and the end
 result.json     how the attempt ended, written last; its presence means that the worker said its last word
 
 All but the log and the metric lines are written aside and renamed, so that a reader sees all or nothing.
@@ -16,10 +17,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+STACKS = signal.SIGQUIT  # makes a worker print the stacks of its threads to its log
+LOG_HEAD = 4 << 20  # what is kept of a log that grows without end: its beginning, and at least this much of its end
+LOG_TAIL = 4 << 20
+LOG_CAP = 16 << 20
+BLOCK = 1 << 16
+PATIENCE = 64  # blocks; a worker that writes faster than we copy must not keep us
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ class AttemptFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoint"
         self.artifacts = self.path / "artifacts"
+        self.scores_file = self.path / "scores.npz"
         self.log_file = self.path / "stdout.log"
         self.result_file = self.path / "result.json"
 
@@ -118,6 +128,42 @@ class AttemptFolder:
         whole = data[: data.rfind(b"\n") + 1]
         lines = [json.loads(line) for line in whole.splitlines()]
         return lines, offset + len(whole)
+
+    def note_in_log(self, line: str) -> None:
+        """Add a line of our own to the worker's log."""
+        with self.log_file.open("ab") as file:
+            file.write(f"ablate: {line}\n".encode())
+
+    def cap_log(self) -> None:
+        """Cut out the middle of a log that has grown beyond ``LOG_CAP``, also while a worker writes it.
+
+        A worker appends, so it goes on at the new end. The old end is moved forward in place, with what is added
+        meanwhile; only what is written in the microseconds before the cut is lost.
+        """
+        try:
+            if self.log_file.stat().st_size <= LOG_CAP:
+                return
+            log = os.open(self.log_file, os.O_RDWR)
+        except FileNotFoundError:
+            return
+        try:
+            end = os.lseek(log, 0, os.SEEK_END)
+            head = os.pread(log, BLOCK, LOG_HEAD - BLOCK)
+            cut = head.rfind(b"\n") + 1
+            note = f"[ablate cut this log at {LOG_CAP >> 20} MiB: what stood here is left out]\n"
+            at = LOG_HEAD - BLOCK + (cut or BLOCK)
+            at += os.pwrite(log, (note if cut else f"\n{note}").encode(), at)
+            more = os.pread(log, LOG_TAIL, end - LOG_TAIL)
+            more = more[more.find(b"\n") + 1 :]
+            for _ in range(PATIENCE):
+                at += os.pwrite(log, more, at)
+                more = os.pread(log, BLOCK, end)
+                end += len(more)
+                if not more:
+                    break
+            os.ftruncate(log, at)
+        finally:
+            os.close(log)
 
     def log_tail(self, lines: int = 10, size: int = 65536) -> list[str]:
         """Return the last lines of the log; control characters are shown, not sent to the terminal."""

@@ -20,15 +20,20 @@ import subprocess
 import sys
 from typing import Any
 
-from ablate.train.folder import AttemptFolder
-from ablate.train.worker import die_with, run_attempt
+from ablate.train.folder import STACKS, AttemptFolder
+from ablate.train.worker import die_with, run_attempt, tell_stacks
 
 # what most tasks import; loaded once here instead of in each attempt
 PRELOADED = ("ablate.train.classification",)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # of a scheduler; workers go on ignoring them, and so do their children
 
 
 def serve(commands: int, replies: int) -> None:
     """Serve until the command pipe closes. ``commands`` and ``replies`` are file descriptors."""
+    for number in (*_STOPPING, *_WARNINGS, STACKS):
+        signal.signal(number, signal.SIG_IGN)  # the runner decides; a stop may be sent to every process of a job
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_STOPPING, *_WARNINGS))
     for module in PRELOADED:
         __import__(module)
     gc.collect()
@@ -36,8 +41,6 @@ def serve(commands: int, replies: int) -> None:
     wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the runner decides; the terminal's Ctrl-C comes here as well
     _reply(replies, {"ready": os.getpid()})
     private = (commands, replies, wake, waker)
     buffer = b""
@@ -71,6 +74,7 @@ def _spawn(folder: str, environment: dict[str, str], private: tuple[int, ...]) -
         die_with(server)
         _forget_server(private)
         _redirect(AttemptFolder(folder))
+        tell_stacks()
         os.environ.update(environment)
         run_attempt(folder)
         status = 0
@@ -99,7 +103,7 @@ def _spawn_fresh(folder: str, environment: dict[str, str], server: int) -> int:
 
 def _forget_server(private: tuple[int, ...]) -> None:
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGCHLD, *_STOPPING):
         signal.signal(number, signal.SIG_DFL)
     for descriptor in private:
         os.close(descriptor)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import fcntl
 import importlib
 import math
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -23,11 +25,17 @@ import torch
 
 from ablate.errors import AblateError
 from ablate.train.context import Context, Diverged, Interrupted
-from ablate.train.folder import AttemptFolder, Result, Work
+from ablate.train.folder import STACKS, AttemptFolder, Result, Work
 from ablate.train.seeding import stream_seed
 
 LOCK_PATIENCE_S = 30.0
 PR_SET_PDEATHSIG = 1
+
+# after a CUDA call, and of torch's allocator on a CPU
+_REFUSED = re.compile(
+    r"\b(CUDA|CUDNN|CUBLAS|HIP)\b.*\bout of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory",
+    re.IGNORECASE | re.DOTALL,
+)
 
 Task = Callable[[Mapping[str, Any], Context], Mapping[str, float]]
 
@@ -67,6 +75,15 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def tell_stacks() -> None:
+    """Print the stacks of all threads to the log at a fatal signal, and where the runner asks for them.
+
+    By handlers in C: code that never lets go of the interpreter can't keep them waiting.
+    """
+    faulthandler.enable(file=2)
+    faulthandler.register(STACKS, file=2, all_threads=True)
+
+
 def _find_task(work: Work) -> Task:
     """Import the task. A module beside the study is found first; a dotted name is an installed module."""
     module_name, _, function_name = work.task.partition(":")
@@ -93,6 +110,7 @@ def _context(folder: AttemptFolder, work: Work) -> Context:
         dtype=getattr(torch, work.dtype),
         earlier=work.earlier,
         fingerprint=work.fingerprint,
+        metrics=work.metrics,
         stop_requested=lambda: bool(stop),
     )
 
@@ -129,7 +147,7 @@ def _result_of(error: BaseException) -> Result:
         return Result("interrupted")
     if isinstance(error, Diverged):
         return Result("diverged", error=str(error))
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if _is_out_of_memory(error):
         return Result("oom", error=f"{type(error).__name__}: {_first_line(error)}")
     if isinstance(error, AblateError):
         messages = [f"{fault.where}: {fault.message}" if fault.where else fault.message for fault in error.faults]
@@ -138,6 +156,13 @@ def _result_of(error: BaseException) -> Result:
     if isinstance(error, SystemExit):
         return Result("error", error=f"the task ended the process (exit {error.code}) without returning metrics")
     return Result("error", error=f"{type(error).__name__}: {_first_line(error)}")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory was refused. Not all of CUDA, and none of torch on a CPU, has an exception of its own."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and _REFUSED.search(str(error)) is not None
 
 
 def _explain(error: BaseException) -> None:
@@ -184,5 +209,6 @@ def _wait_for_lock(descriptor: int, path: str) -> None:
 
 if __name__ == "__main__":
     die_with(int(os.environ["ABLATE_PARENT"]))
+    tell_stacks()
     for argument in sys.argv[1:]:
         run_attempt(argument)

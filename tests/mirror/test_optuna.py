@@ -23,7 +23,16 @@ from optuna.trial import TrialState, create_trial
 from ablate.errors import EnvironmentFault
 from ablate.mirror.optuna import Mirror, refresh, sole_writer
 from ablate.plan.trials import make_plan
-from ablate.store.claims import Claim, Ending, add_measurements, claim_trial, finish, register_runner, reopen
+from ablate.store.claims import (
+    Claim,
+    Ending,
+    add_measurements,
+    claim_trial,
+    finish,
+    register_runner,
+    reopen,
+    retrain,
+)
 from ablate.store.facts import record_plan
 from ablate.store.store import open_store
 from ablate.study.schema import Study
@@ -168,6 +177,29 @@ def test_a_retried_trial_is_one_trial_with_its_attempts(tmp_path: Path) -> None:
     trial = trial_in(mirror.path, NAME, "depth-6", 2)
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 42.0)
     assert [each["outcome"] for each in trial.user_attrs["attempts"]] == ["oom", "ok"]
+    assert content(mirror.path) == redrawn(filled, tmp_path)
+
+
+def test_a_trial_trained_afresh_shows_the_new_attempt_alone(tmp_path: Path) -> None:
+    filled = fill(tmp_path, small(), {("baseline", 1): WAITING})
+    mirror = mirror_of(filled)
+    held = claim(filled)
+    record(filled, held, {1: 10.0, 2: 20.0})
+    finish(filled.store, held, Ending("ok", "done", seconds=3.0), {"val_acc": 30.0, "old": 1.0})
+    mirror.sync()
+    retrain(filled.store, [held.fingerprint])
+    assert mirror.sync().redrawn == (NAME,)
+    assert "old" not in trial_in(mirror.path, NAME, "baseline", 1).user_attrs
+
+    again = claim(filled)
+    record(filled, again, {1: 11.0})
+    mirror.sync()
+    assert trial_in(mirror.path, NAME, "baseline", 1).state == TrialState.RUNNING
+    finish(filled.store, again, Ending("ok", "done", seconds=3.0), {"val_acc": 31.0})
+    mirror.sync()
+    trial = trial_in(mirror.path, NAME, "baseline", 1)
+    assert (trial.value, trial.intermediate_values) == (31.0, {1: 11.0})
+    assert "old" not in trial.user_attrs
     assert content(mirror.path) == redrawn(filled, tmp_path)
 
 

@@ -15,7 +15,14 @@ from sqlalchemy.exc import IntegrityError
 
 from ablate.store import claims
 from ablate.store.claims import Claim, Ending, Fenced
-from ablate.store.facts import measurements_of, read_number, record_plan, trials_of
+from ablate.store.facts import (
+    EarlierResult,
+    earlier_results_of,
+    measurements_of,
+    read_number,
+    record_plan,
+    trials_of,
+)
 from ablate.store.store import Store, open_store
 from tests.studies import toy_plan
 
@@ -90,7 +97,7 @@ def test_who_was_taken_over_writes_nothing_more(store: Store) -> None:
     assert final(store) == [("baseline", 1, "acc", 1.0)]
 
 
-def test_a_result_replaces_what_lost_attempts_measured(store: Store) -> None:
+def test_a_result_stands_without_what_lost_attempts_measured(store: Store) -> None:
     first = take(store)
     claims.add_measurements(store, [(first, [{"epoch": e, "values": {"acc": 0.1}} for e in (1, 2, 3)])])
     assert claims.take_back(store, claims.held_trials(store)[0], LOST)
@@ -98,6 +105,29 @@ def test_a_result_replaces_what_lost_attempts_measured(store: Store) -> None:
     claims.add_measurements(store, [(second, [{"epoch": 1, "values": {"acc": 0.7}}])])
     claims.finish(store, second, DONE, {"acc": 0.7})
     assert [(row.epoch, row.value) for row in measurements_of(store, 1, final=False)] == [(1, 0.7)]
+
+
+def test_results_before_the_standing_one_stay_with_their_attempts(store: Store) -> None:
+    first = take(store, code="old", environment={"torch": "1"})
+    claims.add_measurements(store, [(first, [{"epoch": 1, "values": {"acc": 0.1}}])])
+    claims.finish(store, first, DONE, {"acc": 0.5, "loss": math.inf})
+    assert earlier_results_of(store, 1) == []
+    claims.retrain(store, [first.fingerprint])
+    lost = take(store)
+    claims.finish(store, lost, LOST)
+    third = take(store)
+    claims.finish(store, third, Ending("diverged", "done", seconds=2.0), {"acc": math.nan})
+    (earlier,) = earlier_results_of(store, 1)
+    assert earlier == EarlierResult(
+        "baseline", "main", 1, first.trial, 1, "ok", 1.5, "old", '{"torch": "1"}', {"acc": 0.5, "loss": math.inf}
+    )
+    assert [row[3] for row in final(store)] == [pytest.approx(math.nan, nan_ok=True)]
+    assert measurements_of(store, 1, final=False) == []
+
+    claims.retrain(store, [first.fingerprint])
+    assert earlier_results_of(store, 1) == [], "without a standing result nothing is earlier"
+    claims.finish(store, take(store), DONE, {"acc": 0.7})
+    assert [(each.claim, each.outcome) for each in earlier_results_of(store, 1)] == [(3, "diverged")]
 
 
 def test_an_owner_that_renewed_is_not_taken_from(store: Store) -> None:

@@ -50,7 +50,7 @@ def test_a_newer_store_is_refused_by_name_of_both_versions(tmp_path: Path) -> No
     store = open_store(path, create=True)
     store.write(lambda connection: connection.execute(text("UPDATE meta SET value = '99'")))
     store.close()
-    with pytest.raises(StoreError, match=r"schema 99; this is 1"):
+    with pytest.raises(StoreError, match=r"schema 99; this is 2"):
         open_store(path)
 
 

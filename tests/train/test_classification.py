@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.errors import AblateError
-from ablate.train import classification
+from ablate.train import classification, scores
 from ablate.train.classification import (
     TrainSettings,
     batches_of_epoch,
@@ -118,7 +118,8 @@ def test_evaluation_by_hand() -> None:
     def one_hot(images: Tensor) -> Tensor:
         return nn.functional.one_hot(images.flatten().long(), 4).float()
 
-    metrics = evaluate(one_hot, part, classes=4, batch=4, prefix="val")
+    metrics, right = evaluate(one_hot, part, classes=4, batch=4, prefix="val")
+    assert right == [True, False, True, True, True, False]
     # class 0: precision 1/2, recall 1/2; class 1: 2/3, 1; class 2: 1, 1/2; class 3 is neither there nor guessed: 0
     assert metrics == pytest.approx(
         {
@@ -128,6 +129,26 @@ def test_evaluation_by_hand() -> None:
             "val_macro_recall": 100 * (1 / 2 + 1 + 1 / 2 + 0) / 4,
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "scored"), [((), "val_acc"), (("val_acc",), "val_acc"), (("test_acc",), "test_acc")]
+)
+def test_every_image_is_scored_for_the_primary_metric(tmp_path: Path, metrics: tuple[str, ...], scored: str) -> None:
+    found, _ = train(with_train(epochs=1), context_in(tmp_path, metrics=metrics))
+    ids, values = scores.read(tmp_path / "scores.npz")
+    parts = load(SETTINGS["data"])
+    part = parts.validation if scored == "val_acc" else parts.read_test()
+    assert ids.tolist() == part.ids.tolist(), "an image is known by its place in the data, in every split"
+    others = load({**SETTINGS["data"], "split_seed": 7}).validation.ids
+    assert set(others.tolist()) != set(parts.validation.ids.tolist())
+    assert set(values) == {0.0, 100.0}
+    assert values.mean() == pytest.approx(found[scored], rel=1e-12)
+
+
+def test_no_image_is_scored_for_a_metric_that_is_no_mean_over_images(tmp_path: Path) -> None:
+    train(with_train(epochs=1), context_in(tmp_path, metrics=("val_macro_f1", "val_acc")))
+    assert not (tmp_path / "scores.npz").exists()
 
 
 def test_the_train_loss_is_the_mean_over_images_not_batches(tmp_path: Path) -> None:
@@ -368,6 +389,16 @@ def test_equal_settings_and_seed_give_equal_bits(tmp_path: Path, optimizer: dict
     assert one != other
     assert not torch.equal(weights["9.weight"], different["9.weight"])
     assert recorded(tmp_path / "a") == recorded(tmp_path / "b")
+
+
+def test_a_resumed_attempt_scores_like_a_whole_one(tmp_path: Path) -> None:
+    train(SETTINGS, context_in(tmp_path / "whole"))
+    with pytest.raises(Interrupted):
+        train(SETTINGS, context_in(tmp_path / "a", stop_requested=iter([*[False] * 12, True]).__next__))
+    train(SETTINGS, context_in(tmp_path / "b", earlier=[str(tmp_path / "a")]))
+    assert not (tmp_path / "a" / "scores.npz").exists()
+    whole, resumed = (scores.read(tmp_path / name / "scores.npz") for name in ("whole", "b"))
+    assert [part.tolist() for part in whole] == [part.tolist() for part in resumed]
 
 
 @pytest.mark.parametrize("optimizer", [{}, ADAM])

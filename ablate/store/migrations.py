@@ -1,0 +1,105 @@
+"""Numbered steps from the schema of an earlier ablate to today's.
+
+A step is plain SQL as it was right in its time: it knows nothing of ``tables``, which goes on changing, and one that
+was released is never edited. ``{key}``, ``{double}`` and ``{blob}`` stand for what the databases call differently.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.schema import SetColumnComment
+
+from ablate.errors import StoreError
+from ablate.store.tables import SCHEMA_VERSION, meta, metadata, runner
+
+SILENCE_S = 60.0  # a runner that was not heard of for that long is dead: it renews four times as often
+
+STEPS: Mapping[int, tuple[str, ...]] = {
+    # each attempt keeps what it measured, and its scores per example
+    2: (
+        "DROP INDEX measurement_epoch",
+        "CREATE UNIQUE INDEX measurement_epoch ON measurement (trial, claim, metric, epoch) WHERE epoch IS NOT NULL",
+        "DROP INDEX measurement_final",
+        "CREATE UNIQUE INDEX measurement_final ON measurement (trial, claim, metric) WHERE epoch IS NULL",
+        """
+        CREATE TABLE example_set (
+            id {key} NOT NULL,
+            sha256 VARCHAR NOT NULL,
+            size INTEGER NOT NULL,
+            ids {blob} NOT NULL,
+            PRIMARY KEY (id),
+            UNIQUE (sha256)
+        )
+        """,
+        """
+        CREATE TABLE score (
+            trial INTEGER NOT NULL,
+            claim INTEGER NOT NULL,
+            metric VARCHAR NOT NULL,
+            examples INTEGER NOT NULL,
+            kind VARCHAR NOT NULL,
+            low {double},
+            high {double},
+            data {blob} NOT NULL,
+            PRIMARY KEY (trial, claim),
+            CONSTRAINT score_kind CHECK (kind IN ('bits', 'float32')),
+            CONSTRAINT score_levels CHECK ((kind = 'bits') = (low IS NOT NULL AND high IS NOT NULL)),
+            FOREIGN KEY(trial) REFERENCES trial (id),
+            FOREIGN KEY(examples) REFERENCES example_set (id)
+        )
+        """,
+    ),
+}
+
+_WORDS = {
+    "sqlite": {"key": "INTEGER", "double": "DOUBLE", "blob": "BLOB"},
+    "postgresql": {"key": "SERIAL", "double": "DOUBLE PRECISION", "blob": "BYTEA"},
+}
+
+
+class InUse(StoreError):
+    """A runner of an earlier ablate is at work: its next write into an upgraded store would fail."""
+
+
+def upgrade(connection: Connection, *, where: str) -> None:
+    """Take the steps that a store lacks, in the caller's transaction: all or none. Nothing where it lacks none.
+
+    Of several that come at once the first does it: the others wait for its lock. Raises InUse.
+    """
+    version = _locked_version(connection)
+    if version >= SCHEMA_VERSION:
+        return
+    _refuse_while_in_use(connection, where)
+    dialect = connection.dialect.name
+    for number in range(version + 1, SCHEMA_VERSION + 1):
+        for statement in STEPS[number]:
+            connection.exec_driver_sql(statement.format(**_WORDS[dialect]))
+    connection.execute(update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION)))
+    if dialect == "postgresql":
+        _comment(connection)
+
+
+def _locked_version(connection: Connection) -> int:
+    query = select(meta.c.value).where(meta.c.key == "schema")
+    if connection.dialect.name == "postgresql":
+        query = query.with_for_update()  # SQLite's write transaction keeps others out as it is
+    return int(connection.execute(query).scalar_one())
+
+
+def _refuse_while_in_use(connection: Connection, where: str) -> None:
+    heard = runner.c.heartbeat > time.time() - SILENCE_S
+    row = connection.execute(select(runner.c.host, runner.c.command).where(runner.c.ended.is_(None), heard)).first()
+    if row is not None:
+        hint = "wait until it has ended; after a kill, a minute is enough"
+        what = f"`{row.command}` on {row.host}, started by an earlier ablate, is at work on this store"
+        raise InUse(what, where=where, hint=hint)
+
+
+def _comment(connection: Connection) -> None:
+    """Write all comments: they are part of no step, and of what is new only a fresh store would have them."""
+    for table in metadata.tables.values():
+        for column in table.columns:
+            connection.execute(SetColumnComment(column))
