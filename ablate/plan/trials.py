@@ -1,21 +1,33 @@
-"""A plan: arms × seeds as trials, each known by its content."""
+"""A plan: arms × seeds as trials, each known by its content.
+
+Plans are ask and tell: ``make_plan`` is told what became of trials and asks for all that is wanted by then. Told
+nothing, it asks for what every study begins with. The same facts give the same plan, whoever asks, in whatever order
+they came.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ablate.errors import Fault, StudyError
-from ablate.plan.designs import Arm, Contrast, expand_designs
+from ablate.plan.arms import Arm, Contrast
+from ablate.plan.designs import Expansion, expand_designs
+from ablate.plan.outcomes import SETTLED, Told, scored
+from ablate.plan.replication import Reached, replicate
 from ablate.study.reading import profiles_of, read_study, sorted_faults
-from ablate.study.schema import Study
+from ablate.study.schema import Execution, Role, Study
 from ablate.study.settings import Settings, canonical
 from ablate.study.words import did_you_mean
 
 MAX_TRIALS = 100_000
+UNTOLD: Mapping[str, Told] = {}
+
+Frozen = Mapping[str, Any]  # what ``Plan.frozen`` gives, as it is kept
 
 
 @dataclass(frozen=True)
@@ -34,17 +46,22 @@ class Replicate:
     arm: str
     seed: int
     trial: Trial
-    role: str = "main"
+    role: Role = "main"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a study asks for, in the order in which it is run: seed by seed, so that early results are paired."""
+    """All that a study asks for, in the order in which it is run: seed by seed, so that early results are paired.
+
+    ``rows`` are the arms of each design. ``reached``: under ``seeds: {looks: …}``, how far each comparison (by key) is.
+    """
 
     study: Study
     arms: tuple[Arm, ...]
     contrasts: tuple[Contrast, ...]
     replicates: tuple[Replicate, ...]
+    rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reached: Mapping[str, Reached] = field(default_factory=dict)
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -57,14 +74,68 @@ class Plan:
         """Return the distinct trials by fingerprint; rows that two designs share are one."""
         return {replicate.trial.fingerprint: replicate.trial for replicate in self.replicates}
 
+    def restricted(self, arms: Collection[str] | None) -> Plan:
+        """Return the plan with the trials of these arms only (None: of all); its comparisons stay declared."""
+        if arms is None:
+            return self
+        return replace(self, replicates=tuple(each for each in self.replicates if each.arm in arms))
+
+    def key(self, contrast: Contrast) -> str:
+        """Return what a comparison is known by, in whichever design or version of the study it stands.
+
+        Two rows that compare the same settings, be it the other way round, are one comparison. A path's rows are known
+        by their place, for which arms stand there is not decided when the plan is frozen.
+        """
+        if contrast.design == "path":
+            place = [each for each in self.contrasts if each.design == "path"].index(contrast)
+            return _path_key(self.study, place)
+        settings = {arm.name: arm.settings for arm in self.arms if arm.name in contrast.arms}
+        cells = sorted((_sha256(canonical(settings[arm])), round(weight, 12)) for arm, weight in contrast.weights)
+        opposite = [(name, -weight) for name, weight in cells]
+        return _sha256(min(canonical(cells), canonical(opposite)))[:16]
+
+    def family(self) -> dict[str, Contrast | None]:
+        """Return the comparisons that are tested, by key; None for the rows of a path that are not chosen yet."""
+        found: dict[str, Contrast | None] = {}
+        for contrast in self.contrasts:
+            if contrast.tested and contrast.design != "path":
+                found.setdefault(self.key(contrast), contrast)
+        if "path" in self.rows:  # last: the order is the same, however many are chosen by now
+            chosen = {self.key(contrast): contrast for contrast in self.contrasts if contrast.design == "path"}
+            keys = [_path_key(self.study, place) for place in range(len(self.study.trunk))]
+            found |= {key: chosen.get(key) for key in keys}
+        return found
+
+    def withdrawn(self, others: Iterable[Frozen]) -> int:
+        """Count the comparisons of other versions' frozen plans that this one no longer has."""
+        return len({key for frozen in others for key in self.keys_of(frozen)} - self.family().keys())
+
+    def keys_of(self, frozen: Frozen) -> set[str]:
+        """Return the comparisons of a frozen plan. Before schema 2 they had no keys: there, arms go by their names."""
+        names = {(c.design, c.minuend, c.subtrahend): self.key(c) for c in self.contrasts if len(c.weights) == 2}
+        return {
+            each["key"] if isinstance(each, dict) else names.get(tuple(each), "/".join(each))
+            for each in frozen["contrasts"]
+        }
+
     def frozen(self) -> dict[str, Any]:
         """Return what is fixed before the first trial runs: the comparisons and how they are made."""
+        metric = self.study.metrics[self.study.primary]
         return {
             "primary": self.study.primary,
-            "goal": self.study.metrics[self.study.primary].goal,
+            "goal": metric.goal,
+            "margin": metric.margin,
+            "on_diverged": metric.on_diverged,
             "analysis": self.study.analysis.model_dump(mode="json"),
-            "seeds": list(self.study.seeds),
-            "contrasts": [[c.design, c.minuend, c.subtrahend] for c in self.contrasts],
+            "seeds": self.study.seeds.model_dump(mode="json"),
+            "confirm_seeds": list(self.study.fresh_seeds),
+            "numbers": [*self.study.seeds.numbers, *self.study.fresh_seeds],
+            "contrasts": [
+                {"key": key, "design": "path", "name": f"step {key.rpartition('-')[2]} of the path"}
+                if contrast is None or contrast.design == "path"
+                else {"key": key, "design": contrast.design, "name": contrast.name, "arms": dict(contrast.weights)}
+                for key, contrast in self.family().items()
+            ],
         }
 
 
@@ -105,9 +176,13 @@ def plans_of(path: str | Path) -> tuple[list[Plan], list[Fault]]:
     return plans, sorted_faults(faults)
 
 
-def make_plan(study: Study) -> Plan:
-    """Expand a study that is known to be sound. Raises StudyError with the faults of its designs."""
-    plan, faults = _expanded(study)
+def make_plan(study: Study, told: Mapping[str, Told] = UNTOLD, earlier: Sequence[Frozen] = ()) -> Plan:
+    """Expand a study that is known to be sound, as far as what is ``told`` of trials (by fingerprint) leads.
+
+    ``earlier`` are the frozen plans of its other versions, whose comparisons are corrected for as well. Raises
+    StudyError with the faults of its designs.
+    """
+    plan, faults = _expanded(study, told, earlier)
     if plan is None:
         raise StudyError(faults)
     return plan
@@ -118,40 +193,128 @@ def fingerprint(study: Study, settings: Settings, seed: int) -> str:
 
     Fields of ``execution`` at their default are left out, so that a later version may add one without new identities.
     """
+    return fingerprint_of(
+        settings=settings,
+        seed=seed,
+        task=study.task,
+        execution=study.execution.model_dump(mode="json"),
+        gpus=study.resources.gpus,
+    )
+
+
+def fingerprint_of(*, settings: Settings, seed: int, task: str, execution: Mapping[str, Any], gpus: float) -> str:
+    """Return the identity of a trial from what a store keeps of it."""
     content = {
         "settings": settings,
         "seed": seed,
-        "task": study.task,
-        "execution": study.execution.model_dump(mode="json", exclude_defaults=True),
-        "device": "cuda" if study.resources.gpus else "cpu",
+        "task": task,
+        "execution": Execution(**execution).model_dump(mode="json", exclude_defaults=True),
+        "device": "cuda" if gpus else "cpu",
     }
-    return hashlib.sha256(canonical(content).encode()).hexdigest()
+    return _sha256(canonical(content))
 
 
-def _expanded(study: Study) -> tuple[Plan | None, list[Fault]]:
+def _expanded(
+    study: Study, told: Mapping[str, Told] = UNTOLD, earlier: Sequence[Frozen] = ()
+) -> tuple[Plan | None, list[Fault]]:
     """Return the plan, or None and the faults of the designs."""
-    expansion = expand_designs(study)
+    tell = _Teller(study, told)
+    expansion = expand_designs(study, lambda current, candidates: _best_of(study, tell, current, candidates))
     faults = list(expansion.faults)
-    count = len(expansion.arms) * len(study.seeds)
+    count = len(expansion.arms) * (len(study.seeds.numbers) + len(study.fresh_seeds))
     if count > MAX_TRIALS:
-        message = f"{len(expansion.arms):,} arms × {len(study.seeds):,} seeds are {count:,} trials"
+        most = len(study.seeds.numbers) + len(study.fresh_seeds)
+        message = f"{len(expansion.arms):,} arms × {most:,} seeds are {count:,} trials"
         faults.append(Fault(message, study.where("seeds"), f"a study has at most {MAX_TRIALS:,}"))
     if faults:
         return None, faults
-    replicates = tuple(
-        Replicate(arm.name, seed, Trial(fingerprint(study, arm.settings, seed), arm.settings, seed))
-        for seed in study.seeds
-        for arm in expansion.arms
-    )
-    return Plan(study, expansion.arms, expansion.contrasts, replicates), []
+    plan = Plan(study, expansion.arms, expansion.contrasts, (), expansion.by_design)
+    family = plan.family()
+    tested = {key: contrast for key, contrast in family.items() if contrast is not None}
+    tell.arms = {arm.name: arm for arm in plan.arms}
+    size = len(family) + plan.withdrawn(earlier)
+    given = replicate(study, [arm.name for arm in plan.arms], tested, tell, family=size)
+    settings = {arm.name: canonical(arm.settings) for arm in plan.arms}
+    widest: dict[str, set[int]] = {}
+    for name, seeds in given.seeds.items():  # equal settings are the same trials, under whatever names
+        widest.setdefault(settings[name], set()).update(seeds)
+    asked = {arm: widest[settings[arm]] for arm in given.seeds}
+    replicates = [
+        tell.replicate(arm, seed) for seed in study.seeds.numbers for arm in plan.arms if seed in asked[arm.name]
+    ]
+    confirmed = _confirmed(study, expansion, tell)
+    replicates += [
+        tell.replicate(arm, seed, "confirm") for seed in study.fresh_seeds for arm in plan.arms if arm.name in confirmed
+    ]
+    return replace(plan, replicates=tuple(replicates), reached=given.reached), []
+
+
+class _Teller:
+    """Finds what is told of an arm's trials, and makes each trial once: a fingerprint costs a hash."""
+
+    def __init__(self, study: Study, told: Mapping[str, Told]) -> None:
+        self.arms: dict[str, Arm] = {}
+        self._study = study
+        self._told = told
+        self._trials: dict[tuple[str, int], Trial] = {}
+
+    def __call__(self, arm: str, seeds: Sequence[int]) -> dict[int, Told]:
+        return {seed: self._told.get(self.trial(self.arms[arm], seed).fingerprint, Told("waiting")) for seed in seeds}
+
+    def trial(self, arm: Arm, seed: int) -> Trial:
+        key = (arm.name, seed)
+        if key not in self._trials:
+            self._trials[key] = Trial(fingerprint(self._study, arm.settings, seed), arm.settings, seed)
+        return self._trials[key]
+
+    def replicate(self, arm: Arm, seed: int, role: Role = "main") -> Replicate:
+        return Replicate(arm.name, seed, self.trial(arm, seed), role)
+
+
+def _best_of(study: Study, tell: _Teller, current: Arm, candidates: Sequence[Arm]) -> Arm | None:
+    """Return the candidate with the best mean, once every trial of them has ended; None before, or if none has one."""
+    metric = study.metrics[study.primary]
+    means: dict[str, float] = {}
+    for arm in (current, *candidates):
+        tell.arms[arm.name] = arm
+        told = tell(arm.name, study.seeds.numbers)
+        if any(each.status not in SETTLED for each in told.values()):
+            return None
+        found = scored(told, metric)
+        if found.values and not found.undefined:
+            means[arm.name] = fmean(found.values.values())
+    sound = [arm for arm in candidates if arm.name in means]
+    best: Callable[..., Arm] = max if metric.goal == "max" else min
+    return best(sound, key=lambda arm: means[arm.name]) if sound else None
+
+
+def _confirmed(study: Study, expansion: Expansion, tell: _Teller) -> set[str]:
+    """Return the arms that are trained on fresh seeds too: all of a study that asks for it, and what a path chose."""
+    names = {name for design, arms in expansion.by_design.items() if design != "path" for name in arms}
+    tried = expansion.by_design.get("path", ())
+    told = (each for arm in tried for each in tell(arm, study.seeds.numbers).values())
+    is_complete = all(each.status in SETTLED for each in told)
+    chosen = {arm for contrast in expansion.contrasts if contrast.design == "path" for arm in contrast.arms}
+    return (names if study.confirm_seeds is not None else set()) | (chosen if is_complete else set())
+
+
+def _path_key(study: Study, place: int) -> str:
+    steps = _sha256(canonical([study.settings, *(step.set for step in study.trunk)]))[:16]
+    return f"path-{steps}-{place + 1}"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _restricted(plan: Plan, only: Sequence[str]) -> Plan:
     """Keep the trials of the named arms and of what they are compared with; the comparisons stay declared."""
+    if "path" in plan.rows:
+        hint = "a path chooses among all steps: leave --only out"
+        raise StudyError([Fault("a study with the design `path` is run as a whole", "--only", hint)])
     names = [arm.name for arm in plan.arms]
     unknown = [name for name in only if name not in names]
     if unknown:
         raise StudyError(Fault(f"there is no arm `{name}`", "--only", did_you_mean(name, names)) for name in unknown)
-    wanted = set(only) | {c.other for c in plan.contrasts if c.arm in only}
-    kept = tuple(replicate for replicate in plan.replicates if replicate.arm in wanted)
-    return Plan(plan.study, plan.arms, plan.contrasts, kept)
+    wanted = set(only) | {c.other for c in plan.contrasts if c.arm in only and c.tested}
+    return plan.restricted(wanted)

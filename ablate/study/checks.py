@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ablate.study.document import Flaw, Place
-from ablate.study.schema import BASELINE, FULL, Step, Study, step_of
+from ablate.study.schema import BASELINE, FULL, MAX_STEPS, Design, Step, Study, step_of
 from ablate.study.settings import as_found, brief, fits, get, kind, leaves
-from ablate.study.words import did_you_mean, with_article
+from ablate.study.words import did_you_mean, listed, with_article
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Declared:
     steps: list[str] | None
     metrics: list[str] | None
     deleted: frozenset[str]  # steps that the profile takes out
-    complete: bool  # no part of the file was refused
+    complete: bool  # no step of the file was refused
 
 
 def flaws_in(study: Study, declared: Declared) -> Iterator[Flaw]:
@@ -29,8 +29,11 @@ def flaws_in(study: Study, declared: Declared) -> Iterator[Flaw]:
     if declared.settings is not None:
         yield from _key_flaws(declared.settings, ("settings",))
     yield from _step_flaws(study, declared)
+    yield from _conflict_flaws(study)
     yield from _group_flaws(study)
     yield from _design_flaws(study, declared)
+    yield from _seed_flaws(study)
+    yield from _analysis_flaws(study)
     yield from _reference_flaws(study, declared)
     yield from _assumed_flaws(study, declared)
 
@@ -39,6 +42,13 @@ def _metric_flaws(study: Study) -> Iterator[Flaw]:
     for name in study.metrics:
         if name in ("epoch", "seed"):
             yield Flaw(("metrics", name), f"a metric can't be called `{name}`", "this word is a column of every table")
+    for name, metric in study.metrics.items():
+        if metric.margin is not None and name != study.primary:
+            message = f"`margin` of `{name}`, which is not the primary metric"
+            hint = (
+                f"only `{study.primary}`, the first metric, has verdicts: take the margin out, or make this one first"
+            )
+            yield Flaw(("metrics", name, "margin"), message, hint)
 
 
 def _key_flaws(group: dict[str, Any], place: Place) -> Iterator[Flaw]:
@@ -67,6 +77,9 @@ def _step_flaws(study: Study, declared: Declared) -> Iterator[Flaw]:
         place = ("steps", index)
         if step.name in (BASELINE, FULL):
             yield Flaw(place, f"a step can't be called `{step.name}`", "this word names an arm of every study")
+        elif _is_row(step.name):
+            hint = "tables have rows, and designs have arms, that are called so; rename the step"
+            yield Flaw(place, f"a step can't be called `{step.name}`", hint)
         elif step.name in first:
             line = study.where("steps", first[step.name])
             yield Flaw(place, f"the step `{step.name}` stands twice", f"the first is at {line}; rename one of them")
@@ -77,15 +90,21 @@ def _step_flaws(study: Study, declared: Declared) -> Iterator[Flaw]:
         first.setdefault(step.name, index)
 
 
+def _is_row(name: str) -> bool:
+    return name in ("total", "remainder") or name.startswith(("only-", "without-"))
+
+
 def _order_flaws(study: Study, step: Step, place: Place, declared: Declared) -> Iterator[Flaw]:
     names = declared.steps
     mentions = [("from", step.from_)] if step.from_ not in (None, BASELINE) else []
     mentions += [("requires", name) for name in dict.fromkeys(step.requires)]
+    mentions += [("conflicts", name) for name in dict.fromkeys(step.conflicts)]
     for key, name in mentions:
-        verb = "is built from" if key == "from" else key
+        verb = {"from": "is built from", "conflicts": "conflicts with"}.get(key, key)
         message, here = f"step `{step.name}` {verb} {brief(name)}", (*place, key)
         if name == step.name:
-            yield Flaw(here, f"step `{step.name}` {verb} itself", "name a step above it, or take this out")
+            which = "another step" if key == "conflicts" else "a step above it"
+            yield Flaw(here, f"step `{step.name}` {verb} itself", f"name {which}, or take this out")
         elif names is None:
             continue
         elif name in declared.deleted:
@@ -94,10 +113,11 @@ def _order_flaws(study: Study, step: Step, place: Place, declared: Declared) -> 
         elif name not in names:
             known = [BASELINE] * (key == "from") + [each for each in names if each != step.name]
             yield Flaw(here, f"{message}, which is no step", did_you_mean(str(name), known))
-        elif names.index(str(name)) > names.index(step.name):
+        elif key != "conflicts" and names.index(str(name)) > names.index(step.name):
             yield Flaw(here, f"{message}, which stands below it", "a step builds on those above: move one of the two")
-    if len(set(step.requires)) < len(step.requires):
-        yield Flaw((*place, "requires"), f"step `{step.name}` requires the same step twice", "name it once")
+    for key, verb, others in (("requires", "requires", step.requires), ("conflicts", "conflicts with", step.conflicts)):
+        if len(set(others)) < len(others):
+            yield Flaw((*place, key), f"step `{step.name}` {verb} the same step twice", "name it once")
 
 
 def _value_flaws(
@@ -139,6 +159,22 @@ def _value_flaws(
         types[path] = (value, f"{name} gives it")
 
 
+def _conflict_flaws(study: Study) -> Iterator[Flaw]:
+    """Find steps that no arm can have, because what they require can't be on together."""
+    excluded = {frozenset((step.name, name)) for step in study.steps for name in step.conflicts if name != step.name}
+    needs: dict[str, set[str]] = {}
+    for index, step in enumerate(study.steps):
+        above = [needs.get(name, {name}) for name in step.requires]
+        needs[step.name] = {step.name}.union(*above)
+        clash = next((pair for pair in excluded if pair <= needs[step.name]), None)
+        if clash is None or any(clash <= each for each in above):
+            continue  # the latter has its own flaw
+        others = [other.name for other in study.steps if other.name in clash and other is not step]
+        tail = "which it conflicts with" if step.name in clash else "which conflict with each other"
+        message = f"step `{step.name}` requires {listed(others)}, {tail}"
+        yield Flaw(("steps", index, "requires"), message, "no arm can have this step: take one of the two out")
+
+
 def _group_flaws(study: Study) -> Iterator[Flaw]:
     built_upon: dict[str, str] = {}
     for index, step in enumerate(study.steps):
@@ -157,24 +193,89 @@ def _group_flaws(study: Study) -> Iterator[Flaw]:
 
 def _design_flaws(study: Study, declared: Declared) -> Iterator[Flaw]:
     names = [design.name for design in study.designs]
-    trunk = {step.name for step in study.steps if not step.branch}
-    branches = {step.name for step in study.steps if step.branch}
     for index, design in enumerate(study.designs):
         place = ("designs", index)
         if design.name in names[:index]:
             yield Flaw(place, f"the design `{design.name}` stands twice", "name it once")
-        wrong = False
-        for name in dict.fromkeys(design.except_):
-            if declared.steps is not None and name not in declared.steps:
-                wrong = True
-                yield Flaw(place, f"`except` names {brief(name)}, which is no step", did_you_mean(name, declared.steps))
-            elif name in branches:
-                wrong = True
-                yield Flaw(place, f"`except` names `{name}`, a branch, which the full model never has", "take it out")
-        nothing_left = not trunk - set(design.except_)
-        if design.name == "leave-one-out" and nothing_left and declared.complete and not wrong:
-            hint = "it removes each step that is no branch and not under `except`"
-            yield Flaw(place, "leave-one-out has no step to remove", hint)
+        named = dict.fromkeys((*design.except_, *design.steps))
+        wrong = list(_named_step_flaws(study, declared, design, named, place))
+        yield from wrong
+        if not wrong:
+            yield from _size_flaws(study, design, place, complete=declared.complete)
+
+
+def _named_step_flaws(
+    study: Study, declared: Declared, design: Design, named: Iterable[str], place: Place
+) -> Iterator[Flaw]:
+    branches = {step.name for step in study.steps if step.branch}
+    word = "except" if design.except_ else design.name
+    if len(set(design.steps)) < len(design.steps):
+        yield Flaw(place, f"`{design.name}` names a step twice", "name it once")
+    for name in named:
+        if declared.steps is not None and name not in declared.steps:
+            yield Flaw(place, f"`{word}` names {brief(name)}, which is no step", did_you_mean(name, declared.steps))
+        elif name in branches and design.except_:
+            yield Flaw(place, f"`except` names `{name}`, a branch, which the full model never has", "take it out")
+
+
+def _size_flaws(study: Study, design: Design, place: Place, *, complete: bool) -> Iterator[Flaw]:
+    """Find designs that have too few steps to say anything, or so many that no machine would end."""
+    trunk = [step.name for step in study.trunk]
+    crossed = len(design.steps or trunk)
+    if complete and design.name == "leave-one-out" and not set(trunk) - set(design.except_):
+        hint = "it removes each step that is no branch and not under `except`"
+        yield Flaw(place, "leave-one-out has no step to remove", hint)
+    least, most = CROSSED.get(design.name, (0, MAX_STEPS))
+    if complete and crossed < least:
+        message = f"{design.name} takes {least} steps or more; here {'is' if crossed == 1 else 'are'} {crossed}"
+        yield Flaw(place, message, _size_hint(study, design, least))
+    if crossed > most:  # even if some were refused: nothing may be made of so many
+        message = f"{design.name} takes at most {most} steps; here are {crossed}"
+        yield Flaw(place, message, _size_hint(study, design, most))
+
+
+def _size_hint(study: Study, design: Design, size: int) -> str:
+    """Return how to come to a design of this size from one that is too small or too large."""
+    names = list(dict.fromkeys((*design.steps, *(step.name for step in study.steps))))
+    if design.name == "path":
+        return "steps with `branch: true` do not count: no path takes them"
+    if len(names) < size:
+        smaller = "factorial" if design.name == "fractional" and len(names) > 1 else "one-at-a-time"
+        return f"for so few steps take `{smaller}`"
+    return f"name {size} of them: `{design.name}: [{', '.join(names[:size])}]`"
+
+
+# the least and the most steps that a design crosses; a path of K steps tries up to K(K+1)/2 arms
+CROSSED = {"factorial": (2, 8), "fractional": (3, 10), "path": (2, 30)}
+
+
+_BEYOND_HINT = "a count goes on from the largest seed of `seeds`: name them as a list instead"
+
+
+def _seed_flaws(study: Study) -> Iterator[Flaw]:
+    path = any(design.name == "path" for design in study.designs)
+    if not study.seeds.are_fixed and (path or study.confirm_seeds is not None):
+        what = "`confirm_seeds`" if study.confirm_seeds is not None else "the design `path`"
+        hint = "write `seeds: 5`: what chooses and what confirms are two sets of seeds, each fixed beforehand"
+        yield Flaw(("seeds",), f"{what} goes with a fixed number of seeds", hint)
+    if study.seeds.half_width and study.analysis.pairing == "none":
+        hint = "the spread of a pilot's differences needs pairs: take `pairing: none` out"
+        yield Flaw(("seeds",), "`mode: precision` goes with `pairing: seed`", hint)
+    shared = sorted(set(study.fresh_seeds) & set(study.seeds.numbers))
+    if shared:
+        hint = "seeds that chose can't confirm: name others, or a count like `confirm_seeds: 5`"
+        yield Flaw(("confirm_seeds",), f"seed {shared[0]} stands under `seeds` and under `confirm_seeds`", hint)
+    if max(study.fresh_seeds, default=0) >= 1 << 31:
+        yield Flaw(("confirm_seeds",), "`confirm_seeds` goes beyond seed 2147483647", _BEYOND_HINT)
+
+
+def _analysis_flaws(study: Study) -> Iterator[Flaw]:
+    if study.analysis.scope == "population" and study.analysis.pairing == "none":
+        hint = "examples are compared pair by pair: take `pairing: none` out"
+        yield Flaw(("analysis", "pairing"), "`scope: population` goes with `pairing: seed`", hint)
+    if study.analysis.scope == "population" and not study.seeds.are_fixed:
+        hint = "the adaptive rules look at seeds alone: write `seeds: 5`, or leave `scope` out"
+        yield Flaw(("analysis", "scope"), "`scope: population` goes with a fixed number of seeds", hint)
 
 
 def _reference_flaws(study: Study, declared: Declared) -> Iterator[Flaw]:
@@ -205,8 +306,8 @@ def _is_arm(word: str, steps: list[str]) -> bool:
 
 
 def _arms(study: Study, steps: list[str]) -> list[str]:
-    prefixes = {"ladder": "", "one-at-a-time": "only-", "leave-one-out": "without-"}
-    return [BASELINE, FULL, *(prefixes[design.name] + step for design in study.designs for step in steps)]
+    prefixes = {"ladder": "", "leave-one-out": "without-"}
+    return [BASELINE, FULL, *(prefixes.get(design.name, "only-") + step for design in study.designs for step in steps)]
 
 
 def _is_path(word: str, settings: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ablate.errors import Fault
-from ablate.study.checks import Declared, flaws_in
+from ablate.study.checks import CROSSED, Declared, flaws_in
 from ablate.study.document import Document, Flaw, Place, read_document
 from ablate.study.patches import with_overrides, with_profile
 from ablate.study.refusals import flaws_of
@@ -121,7 +121,7 @@ def _declared(document: Document, broken: set[Place], before: Document) -> Decla
         steps=steps,
         metrics=list(metrics) if isinstance(metrics, dict) else None,
         deleted=frozenset(_step_names(before) or ()) - frozenset(steps or ()),
-        complete=not broken,
+        complete=all(place[0] != "steps" for place in broken),
     )
 
 
@@ -139,9 +139,12 @@ def _expandable(study: Study, broken: set[Place], flawed: Sequence[Place]) -> St
     lost += [int(place[1]) for place in flawed if place[0] == "steps"]
     if ("settings",) in broken or ("steps",) in broken:
         lost.append(0)
+    steps = study.steps[: min(lost, default=None)]
     designs = tuple(
         design
         for index, design in enumerate(study.designs)
         if not {("designs",), ("designs", index)} & {*broken, *flawed}
+        and set(design.steps) <= {step.name for step in steps}
+        and (not lost or design.steps or design.name not in CROSSED)
     )
-    return study.model_copy(update={"steps": study.steps[: min(lost, default=None)], "designs": designs})
+    return study.model_copy(update={"steps": steps, "designs": designs})

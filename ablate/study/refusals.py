@@ -16,14 +16,12 @@ from ablate.study.words import did_you_mean, nearest
 
 # words of the format that this version refuses rather than ignores, by section of the file
 NOT_BUILT = {
-    "": {"tune", "budget", "confirm_seeds", "flags"},
-    "metrics": {"margin", "on_diverged", "on_oom"},
-    "steps": {"conflicts"},
-    "designs": {"factorial", "fractional", "path", "resolution"},
-    "analysis": {"correction", "scope", "margin", "looks", "variance", "none", "best"},
+    "": {"tune", "budget", "flags"},
+    "metrics": {"on_oom"},
+    "analysis": {"variance", "best", "moderated"},
     "execution": {"preset", "isolation", "memory_format"},
     "resources": {"memory"},
-    "seeds": {"looks", "weights", "mode"},
+    "seeds": {"anytime"},
     "task": {"command", "metrics_from"},
 }
 _NOT_BUILT_HINT = "take it out; what this version can't do it refuses, rather than ignore it"
@@ -68,6 +66,8 @@ _EXAMPLES = {
     "metrics": "for example `metrics: {val_acc: {goal: max}}`; the first is the primary one",
     "settings": "the baseline's settings: the whole tree that the task receives",
     "goal": "write `goal: max` or `goal: min`",
+    "margin": "the smallest effect that would matter, in the metric's unit: `margin: 1.0`",
+    "on_diverged": "the value of a model that learnt nothing, such as chance: `on_diverged: 1.0`",
     "set": "for example `set: {model.norm: before_relu}`",
     "steps": "write a list: `- name: batchnorm`, and below it `set: {model.norm: before_relu}`",
     "source": "say where the figures are published",
@@ -128,7 +128,8 @@ def _flaw(detail: ErrorDetails, value: dict[str, Any]) -> Flaw:
     if error in _TAKES:
         return Flaw(place, f"{what} takes {_TAKES[error]}; {as_found(found)}", _type_hint(place, found, error))
     if error in _LIMITS:
-        return Flaw(place, f"{what} must be {_LIMITS[error]} {limit}; here it is {brief(found)}")
+        hint = _EXAMPLES.get(key, "")
+        return Flaw(place, f"{what} must be {_LIMITS[error]} {limit:g}; here it is {brief(found)}", hint)
     if error in ("too_short", "string_too_short"):
         return Flaw(place, f"{what} is empty", _EXAMPLES.get(key, ""))
     if error in ("too_long", "string_too_long"):
@@ -146,9 +147,11 @@ def _not_built(place: Place, found: Any, error: str) -> str | None:
     top_level = len(place) == 1 and place[0] not in ("seeds", "task")
     known = NOT_BUILT.get("" if top_level else str(place[0]), ())
     key = str(place[-1])
-    words = [key, *found] if isinstance(found, dict) else [key, str(found).partition("(")[0]]
-    word = next((word for word in words if word in known), None)
-    return f"{key}: {word}" if word and word == found and place[0] != "designs" else word
+    if isinstance(found, dict):
+        chosen = (f"{name}: {word}" for name, word in found.items() if isinstance(word, str) and word in known)
+        return next((word for word in (key, *found) if word in known), next(chosen, None))
+    word = next((word for word in (key, str(found).partition("(")[0]) if word in known), None)
+    return f"{key}: {found}" if word and word != key else word
 
 
 def _unknown_hint(place: Place, value: dict[str, Any]) -> str:
@@ -163,8 +166,8 @@ def _unknown_hint(place: Place, value: dict[str, Any]) -> str:
 def _type_hint(place: Place, found: Any, error: str) -> str:
     takes = _TAKES[error]
     key = str(place[-1])
-    if isinstance(found, str) and takes in ("an integer", "a number"):
-        return "remove the quotes" if found.strip("+-.").isdigit() else ""
+    if isinstance(found, str) and takes in ("an integer", "a number") and re.fullmatch(r"[+-]?\d+\.?\d*", found):
+        return "remove the quotes"
     if takes == "a boolean":
         return "write true or false"
     if place[0] == "steps" and len(place) == 2:
@@ -198,7 +201,7 @@ def _example(name: str) -> str:
 def _fields(place: Place) -> list[str]:
     """Return the keys that may stand beside the last one of a place."""
     if place[0] == "designs":
-        return ["except"]
+        return ["except", "resolution"]
     model = _MODELS.get(str(place[0]) if len(place) > 1 else "")
     names = [field.alias or name for name, field in model.model_fields.items()] if model else []
     return [*names, "profiles"] if model is schema.Study else names
@@ -210,7 +213,7 @@ def _spelt(place: Place, value: dict[str, Any]) -> str:
         keys = ".".join(str(part) for part in place[2:] if isinstance(part, str))
         return f"`{keys}` of {_step(place, value)}" if keys else _step(place, value)
     if place[0] == "designs":
-        return "`except`" if "except" in place else "`designs`"
+        return next((f"`{key}`" for key in ("except", "resolution") if key in place), "`designs`")
     return f"`{'.'.join(map(str, place))}`"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from math import fsum, inf, isclose
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -18,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ablate.stats.replication import LOOKS, WEIGHTS
 from ablate.study.document import Document
 from ablate.study.settings import Settings
 
@@ -29,6 +31,9 @@ BASELINE = "baseline"
 FULL = "full"
 MAX_SEEDS = 10_000
 MAX_STEPS = 1_000
+SMALLEST_TEST = 3  # seeds: with two, one degree of freedom is left, and an interval 12.7 standard errors wide
+
+Role = Literal["main", "confirm", "tune"]
 
 Name = Annotated[str, Field(pattern=NAME)]
 
@@ -53,6 +58,8 @@ class Metric(_Model):
     goal: Literal["max", "min"]
     unit: str = ""
     title: str = ""
+    margin: float | None = Field(None, gt=0, allow_inf_nan=False, description="a smaller effect is called no effect")
+    on_diverged: float | None = Field(None, allow_inf_nan=False, description="the value that a diverged seed is given")
 
 
 class Step(_Model):
@@ -64,6 +71,7 @@ class Step(_Model):
     from_: str | None = Field(None, alias="from", description="the parent in a ladder: `baseline` or a step above")
     branch: bool = Field(False, description="tried, and not built upon")
     requires: tuple[str, ...] = Field((), description="steps without which this one has no meaning")
+    conflicts: tuple[str, ...] = Field((), description="steps that can't be on together with this one")
     group: Name | None = Field(None, description="alternatives: at most one of a group is built upon")
 
     @property
@@ -71,8 +79,14 @@ class Step(_Model):
         return self.title or self.name
 
 
-DesignName = Literal["ladder", "leave-one-out", "one-at-a-time"]
-_DESIGN_FORM = "takes names of designs, or one with its options as `leave-one-out: {except: [...]}`"
+DesignName = Literal["ladder", "leave-one-out", "one-at-a-time", "factorial", "fractional", "path"]
+Resolution = Literal["III", "IV", "V", "VI", "VII", "VIII"]
+_DESIGN_FORM = (
+    "takes names of designs, or one with its options: `leave-one-out: {except: [...]}`, `factorial: [...]`, "
+    "`fractional: [...]` with `resolution: IV`"
+)
+_DESIGNS = get_args(DesignName)
+_WITH_STEPS = ("factorial", "fractional")
 
 
 class Design(_Model):
@@ -80,37 +94,52 @@ class Design(_Model):
 
     name: DesignName
     except_: tuple[str, ...] = Field((), alias="except", description="leave-one-out: steps that are not removed")
+    steps: tuple[str, ...] = Field((), description="factorial, fractional: the steps that are crossed; none: all")
+    resolution: Resolution | None = Field(None, description="fractional: what main effects are kept apart from")
 
     @model_validator(mode="before")
     @classmethod
     def _from_yaml(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"name": value}
-        if not isinstance(value, dict) or len(value) != 1:
+        if not isinstance(value, dict) or not value:
             raise PydanticCustomError("form", _DESIGN_FORM)
-        ((name, options),) = value.items()
-        if not isinstance(options, dict) or "name" in options:
+        name = next((key for key in value if key in _DESIGNS), next(iter(value)))
+        options, further = value[name], {key: option for key, option in value.items() if key != name}
+        if isinstance(options, list) and options and (name in _WITH_STEPS or name not in _DESIGNS):
+            if {"name", "steps", "except"} & further.keys():
+                raise PydanticCustomError("form", _DESIGN_FORM)
+            return {"name": name, "steps": tuple(options), **further}
+        if not isinstance(options, dict) or {"name", "steps", "resolution"} & options.keys() or further:
             raise PydanticCustomError("form", _DESIGN_FORM)
         # a before-validator hands Python values on, where strict wants a tuple
         return {"name": name, **{key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}}
 
     @model_validator(mode="after")
-    def _except_only_where_removed(self) -> Design:
+    def _options_of_this_design(self) -> Design:
         if self.except_ and self.name != "leave-one-out":
             raise PydanticCustomError("form", "takes `except` for leave-one-out only")
+        if self.resolution and self.name != "fractional":
+            raise PydanticCustomError("form", "takes `resolution` for fractional only")
         return self
 
     @model_serializer
     def _to_yaml(self) -> Any:
-        return {self.name: {"except": list(self.except_)}} if self.except_ else self.name
+        if self.except_:
+            return {self.name: {"except": list(self.except_)}}
+        if self.steps:
+            return {self.name: list(self.steps), **({"resolution": self.resolution} if self.resolution else {})}
+        return self.name
 
 
 class Analysis(_Model):
     """How the numbers are compared; fixed before the first trial runs."""
 
     alpha: float = Field(0.05, gt=0, lt=0.5)
-    pairing: Literal["seed"] = "seed"
+    correction: Literal["holm", "bh"] = "holm"
+    pairing: Literal["seed", "none"] = "seed"
     select: Literal["last"] = "last"
+    scope: Literal["test-set", "population"] = "test-set"
 
 
 class Execution(_Model):
@@ -150,7 +179,48 @@ class Reference(_Model):
     values: dict[str, dict[str, float]]
 
 
-def _seed_list(value: Any) -> Any:
+class Seeds(_Model):
+    """The replicates of every arm: how many at first, and by which rule there are more.
+
+    ``numbers`` are all that may be run, in order. ``looks``: at each, the first so many are compared, and only
+    unsettled comparisons go on; ``weights`` share alpha among the looks. ``half_width``: after ``pilot`` seeds, as many
+    as make each interval so narrow.
+    """
+
+    numbers: tuple[int, ...] = Field(min_length=1)
+    looks: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+    half_width: float | None = None
+    pilot: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_yaml(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return {"numbers": _seed_list(value)}
+        return _precision(value) if value.keys() & _PRECISION else _adaptive(value)
+
+    @model_serializer
+    def _to_yaml(self) -> Any:
+        if self.looks:
+            return {"looks": list(self.looks), "weights": list(self.weights)}
+        if self.half_width is not None:
+            return {
+                "mode": "precision", "half_width": self.half_width, "pilot": self.pilot, "most": len(self.numbers)
+            }  # fmt: skip
+        return list(self.numbers)
+
+    @property
+    def first(self) -> tuple[int, ...]:
+        """The seeds that every arm is given before anything is looked at."""
+        return self.numbers[: self.looks[0] if self.looks else self.pilot or None]
+
+    @property
+    def are_fixed(self) -> bool:
+        return not self.looks and self.half_width is None
+
+
+def _seed_list(value: Any) -> tuple[int, ...]:
     if type(value) is int:
         if not 1 <= value <= MAX_SEEDS:
             raise PydanticCustomError("form", f"takes a count between 1 and {MAX_SEEDS:,}")
@@ -165,9 +235,51 @@ def _seed_list(value: Any) -> Any:
     return tuple(value)
 
 
-Seeds = Annotated[
-    tuple[int, ...], BeforeValidator(_seed_list, json_schema_input_type=int | list[int]), Field(min_length=1)
-]
+_LOOKS_FORM = "takes looks like `{looks: [3, 5, 8, 12, 20]}`; `weights`, one for each look, may share out alpha"
+
+
+def _adaptive(value: dict[str, Any]) -> dict[str, Any]:
+    looks = value.get("looks")
+    if value.keys() - {"looks", "weights"} or not isinstance(looks, list) or any(type(n) is not int for n in looks):
+        raise PydanticCustomError("form", _LOOKS_FORM)
+    if looks != sorted(set(looks)) or not looks:
+        raise PydanticCustomError("form", "takes `looks` that rise, like `[3, 5, 8, 12, 20]`")
+    if looks[0] < SMALLEST_TEST or looks[-1] > MAX_SEEDS:
+        raise PydanticCustomError("form", f"takes `looks` between {SMALLEST_TEST} and {MAX_SEEDS:,} seeds")
+    weights = value.get("weights", WEIGHTS if len(looks) == len(LOOKS) else [1 / len(looks)] * len(looks))
+    if not isinstance(weights, (list, tuple)) or any(type(w) not in (int, float) or not 0 < w <= 1 for w in weights):
+        raise PydanticCustomError("form", "takes `weights` between 0 and 1 that sum to 1, like `[0.5, 0.5]`")
+    if len(weights) != len(looks) or not isclose(fsum(weights), 1, abs_tol=1e-6):
+        raise PydanticCustomError("form", "takes one weight for each look, and weights that sum to 1")
+    numbers = tuple(range(1, looks[-1] + 1))
+    return {"numbers": numbers, "looks": tuple(looks), "weights": tuple(map(float, weights))}
+
+
+_PRECISION = {"mode", "half_width", "pilot", "most"}
+_PRECISION_FORM = "takes `{mode: precision, half_width: 0.5}`; `pilot` (or 8) and `most` (or 50) count seeds"
+
+
+def _precision(value: dict[str, Any]) -> dict[str, Any]:
+    half_width: Any = value.get("half_width")
+    pilot, most = value.get("pilot", 8), value.get("most", 50)
+    if value.get("mode") != "precision" or value.keys() - _PRECISION:
+        raise PydanticCustomError("form", _PRECISION_FORM)
+    if type(half_width) not in (int, float) or any(type(each) is not int for each in (pilot, most)):
+        raise PydanticCustomError("form", _PRECISION_FORM)
+    if not 0 < half_width < inf:
+        raise PydanticCustomError("form", "takes a `half_width` above 0, in the unit of the primary metric")
+    if not SMALLEST_TEST <= pilot <= most <= MAX_SEEDS:
+        message = f"takes a `pilot` of {SMALLEST_TEST} seeds or more, and as `most` no fewer, up to {MAX_SEEDS:,}"
+        raise PydanticCustomError("form", message)
+    return {"numbers": tuple(range(1, most + 1)), "half_width": float(half_width), "pilot": pilot}
+
+
+def _confirm_seeds(value: Any) -> Any:
+    """A count stays one: which seeds it means depends on ``seeds``."""
+    return value if type(value) is int and 1 <= value <= MAX_SEEDS else _seed_list(value)
+
+
+ConfirmSeeds = Annotated[int | tuple[int, ...], BeforeValidator(_confirm_seeds, json_schema_input_type=int | list[int])]
 
 
 class Study(_Model):
@@ -181,7 +293,8 @@ class Study(_Model):
     settings: Settings = Field(min_length=1)
     steps: tuple[Step, ...] = Field((), max_length=MAX_STEPS)
     designs: tuple[Design, ...] = Field((Design.model_validate("ladder"),), min_length=1)
-    seeds: Seeds = (1, 2, 3, 4, 5)
+    seeds: Seeds = Seeds.model_validate(5)
+    confirm_seeds: ConfirmSeeds | None = Field(None, description="fresh seeds: every table is made from these alone")
     analysis: Analysis = Analysis()
     execution: Execution = Execution()
     resources: Resources = Resources()
@@ -208,6 +321,31 @@ class Study(_Model):
     @property
     def primary(self) -> str:
         return next(iter(self.metrics))
+
+    @property
+    def trunk(self) -> tuple[Step, ...]:
+        """The steps that are built upon: those of the full model."""
+        return tuple(step for step in self.steps if not step.branch)
+
+    @property
+    def fresh_seeds(self) -> tuple[int, ...]:
+        """The seeds that confirm what others chose: those declared, or for a path as many again as chose it."""
+        declared = self.confirm_seeds
+        if declared is None:
+            declared = len(self.seeds.numbers) if any(design.name == "path" for design in self.designs) else ()
+        if isinstance(declared, tuple):
+            return declared
+        first = max(self.seeds.numbers) + 1
+        return tuple(range(first, first + declared))
+
+    @property
+    def grows(self) -> bool:
+        """Tell whether results ask for more: further seeds, or further arms along a path."""
+        return not self.seeds.are_fixed or any(design.name == "path" for design in self.designs)
+
+    def role(self, design: str) -> Role:
+        """Return whose seeds a design's table is made from: a path's are chosen on one set, measured on another."""
+        return "main" if self.confirm_seeds is None and design != "path" else "confirm"
 
     def step(self, name: str) -> Step:
         return next(step for step in self.steps if step.name == name)
@@ -248,19 +386,57 @@ def json_schema() -> dict[str, Any]:
         },
     }
     schema["properties"]["metrics"]["additionalProperties"] = False  # pydantic only gives the pattern of a good name
-    schema["$defs"]["Design"] = {"anyOf": [{"enum": list(get_args(DesignName))}, _design_with_options()]}
+    schema["$defs"]["Design"] = {"anyOf": [{"enum": list(_DESIGNS)}, *_design_with_options()["anyOf"]]}
+    schema["$defs"]["Seeds"] = _seeds_forms()
+    schema["properties"]["confirm_seeds"]["anyOf"] = [*_listed_seeds(), {"type": "null"}]
     return schema
 
 
 def _design_with_options() -> dict[str, Any]:
-    options = {
-        "type": "object",
-        "properties": {"except": {"type": "array", "items": {"type": "string"}}},
-        "additionalProperties": False,
-    }
+    names = {"type": "array", "items": {"type": "string"}}
+    options = {"type": "object", "properties": {"except": names}, "additionalProperties": False}
+    forms: list[dict[str, Any]] = [
+        {"leave-one-out": options},
+        {"factorial": {**names, "minItems": 2, "uniqueItems": True}},
+        {
+            "fractional": {**names, "minItems": 3, "uniqueItems": True},
+            "resolution": {"enum": list(get_args(Resolution))},
+        },
+    ]
     return {
-        "type": "object",
-        "properties": {"leave-one-out": options},
-        "required": ["leave-one-out"],
-        "additionalProperties": False,
+        "anyOf": [
+            {"type": "object", "properties": form, "required": [next(iter(form))], "additionalProperties": False}
+            for form in forms
+        ]
+    }
+
+
+def _listed_seeds() -> list[dict[str, Any]]:
+    seed = {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1}
+    return [
+        {"type": "integer", "minimum": 1, "maximum": MAX_SEEDS},
+        {"type": "array", "items": seed, "minItems": 1, "uniqueItems": True},
+    ]
+
+
+def _seeds_forms() -> dict[str, Any]:
+    count = {"type": "integer", "minimum": SMALLEST_TEST, "maximum": MAX_SEEDS}
+    share = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+    looks = {
+        "looks": {"type": "array", "items": count, "minItems": 1, "uniqueItems": True},
+        "weights": {"type": "array", "items": share, "minItems": 1},
+    }
+    width = {"type": "number", "exclusiveMinimum": 0}
+    precision = {"mode": {"enum": ["precision"]}, "half_width": width, "pilot": count, "most": count}
+    return {
+        "anyOf": [
+            *_listed_seeds(),
+            {"type": "object", "properties": looks, "required": ["looks"], "additionalProperties": False},
+            {
+                "type": "object",
+                "properties": precision,
+                "required": ["mode", "half_width"],
+                "additionalProperties": False,
+            },
+        ]
     }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
 
 from ablate.errors import StudyError
+from ablate.plan.designs import BOTH
+from ablate.plan.outcomes import Told
 from ablate.plan.trials import Plan, make_plan
 from ablate.study.document import Document
 from ablate.study.schema import from_document
@@ -39,7 +42,7 @@ def plan(*designs: Any, steps: list[dict[str, Any]] | None = None, **changes: An
 
 def rows(made: Plan, design: str) -> list[str]:
     return [
-        f"{c.arm}{' (branch)' if c.branch else ''} = {c.minuend} - {c.subtrahend}: {'; '.join(map(str, c.changes))}"
+        f"{c.name}{' (branch)' if c.branch else ''} = {c.minuend} - {c.subtrahend}: {'; '.join(map(str, c.changes))}"
         f"{f' [{c.note}]' if c.note else ''}"
         for c in made.contrasts
         if c.design == design
@@ -61,7 +64,9 @@ def test_ladder() -> None:
         "scale = scale - skip: scale: 1.0 → 0.1",
         "groups (branch) = groups - scale: groups: 1 → 4",
         "flip = flip - scale: flip: false → true",
+        "total = flip - baseline: norm: none → before; skip: false → true; scale: 1.0 → 0.1; flip: false → true",
     ]
+    assert [c.name for c in made.contrasts if not c.tested] == ["total"]
     assert [arm.name for arm in made.arms] == ["baseline", "bn", "bn-after", "skip", "scale", "groups", "flip"]
     assert made.arm("flip").steps == ("bn", "skip", "scale", "flip")
     assert made.arm("flip").settings == {
@@ -84,6 +89,7 @@ def test_ladder_from_a_branch() -> None:
         "a (branch) = a - baseline",
         "b = b - a",
         "c = c - b",
+        "total = c - baseline",
     ]
 
 
@@ -210,6 +216,107 @@ def test_equal_arms() -> None:
     assert faults("ladder", "one-at-a-time", steps=twice) == ["ladder: the arms `a` and `b` have the same settings"]
     back = [{"name": "a", "set": {"skip": True}}, {"name": "b", "set": {"skip": False}}]
     assert faults("ladder", steps=back) == ["ladder: the arms `baseline` and `b` have the same settings"]
+    both = [*twice, {"name": "c", "set": {"flip": True}}, {"name": "d", "from": "b", "set": {"flip": True}}]
+    assert faults("ladder", steps=both) == [
+        "ladder: the arms `a` and `b` have the same settings", "ladder: the arms `c` and `d` have the same settings",
+    ]  # fmt: skip
+
+
+def test_where_equal_arms_are_mended() -> None:
+    """At the last of the steps that they differ by, in whichever arm it stands."""
+    steps = [
+        {"name": "z", "set": {"groups": 2}},
+        {"name": "a", "set": {"skip": True}},
+        {"name": "b", "set": {"skip": True}},
+    ]
+    for design in ("one-at-a-time", "factorial"):
+        value = {**copy.deepcopy(STUDY), "steps": steps, "designs": [design]}
+        with pytest.raises(StudyError) as error:
+            make_plan(from_document(value, Document("study.yaml", value, {("steps", 2): 30}), ""))
+        assert [fault.where for fault in error.value.faults] == ["study.yaml:30"]
+
+
+def test_conflicts() -> None:
+    steps = [
+        {"name": "a", "set": {"skip": True}},
+        {"name": "b", "conflicts": ["a"], "set": {"flip": True}},
+        {"name": "c", "set": {"groups": 2}},
+    ]
+    assert faults("ladder", steps=steps) == ["ladder: step `b` would stand upon `a`, and the two conflict"]
+    assert faults("leave-one-out", steps=steps) == [
+        "leave-one-out: the full model would have `a` and `b`, which conflict"
+    ]
+    apart = [steps[0], {**steps[1], "from": "baseline", "branch": True}, steps[2]]
+    assert plan("ladder", "leave-one-out", steps=apart).arm("c").steps == ("a", "c")
+    assert len(plan("one-at-a-time", steps=steps).arms) == 4
+
+
+def test_side_by_side() -> None:
+    """The mean of a step's worth alone and in the final model, and what these means leave of the total gain."""
+    made = plan("leave-one-out", "one-at-a-time")
+    assert [(c.name, c.tested) for c in made.contrasts if c.design == BOTH] == [("bn", False), ("flip", False)]
+    free = [{"name": name, "set": {key: True}} for name, key in (("a", "skip"), ("b", "flip"))]
+    a, b, rest = (c for c in plan("leave-one-out", "one-at-a-time", steps=free).contrasts if c.design == BOTH)
+    assert dict(a.weights) == {"only-a": 0.5, "baseline": -0.5, "full": 0.5, "without-a": -0.5}
+    total: dict[str, float] = {}
+    for row in (a, b, rest):
+        for arm, weight in row.weights:
+            total[arm] = total.get(arm, 0.0) + weight
+    assert {arm: weight for arm, weight in total.items() if weight} == {"full": 1.0, "baseline": -1.0}
+
+
+# --- what a comparison is known by ---------------------------------------------------------------------------------
+
+ONE_STEP = [{"name": "a", "set": {"skip": True}}]
+
+
+def test_one_comparison_has_one_key() -> None:
+    made = plan("ladder", "one-at-a-time", "leave-one-out", steps=ONE_STEP)
+    assert len({made.key(each) for each in made.contrasts if each.tested}) == 1, "also the other way round"
+    assert [each.design for each in made.family().values() if each] == ["ladder"]
+    renamed = plan("ladder", steps=[{"name": "other", "title": "as before", "set": {"skip": True}}])
+    assert renamed.family().keys() == made.family().keys()
+    back = plan(
+        "one-at-a-time", steps=[{"name": "a", "set": {"skip": False}}], settings={**STUDY["settings"], "skip": True}
+    )
+    assert back.family().keys() == made.family().keys()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": [{"name": "a", "set": {"flip": True}}]},
+        {"steps": [{"name": "a", "set": {"skip": True, "flip": True}}]},
+        {"steps": ONE_STEP, "settings": {**STUDY["settings"], "groups": 2}},
+    ],
+    ids=str,
+)
+def test_other_settings_have_another_key(changes: dict[str, Any]) -> None:
+    assert not plan("ladder", **changes).family().keys() & plan("ladder", steps=ONE_STEP).family().keys()
+
+
+def test_the_family_is_all_that_is_tested() -> None:
+    for designs, count in [
+        (["ladder"], 6), (["one-at-a-time"], 6), (["ladder", "one-at-a-time"], 6 + 4), (["leave-one-out"], 4),
+        ([{"factorial": ["bn", "skip"]}], 3), (["path"], 4), (["path", "ladder"], 4 + 6),
+    ]:  # fmt: skip
+        assert len(plan(*designs).family()) == count
+    assert list(plan("path").family().values()) == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("designs", "seeds"),
+    [(["path", "ladder"], 2), (["ladder", "path", "one-at-a-time"], 2), (["ladder"], {"looks": [3, 5]})],
+)
+def test_what_is_frozen_does_not_depend_on_results(designs: list[Any], seeds: Any) -> None:
+    made = plan(*designs, seeds=seeds)
+    frozen = json.dumps(made.frozen())
+    for value in range(6):
+        told = {name: Told("finished", float(int(name, 16) % 89 - value)) for name in made.trials()}
+        made = make_plan(made.study, told)
+        assert json.dumps(made.frozen()) == frozen
+    assert made.study.grows
+    assert len(made.trials()) > len(make_plan(made.study).trials())
 
 
 def test_equal_arms_of_two_designs_are_no_fault() -> None:

@@ -37,7 +37,7 @@ def plan(**changes: Any) -> Plan:
 
 
 def prints(**changes: Any) -> dict[str, str]:
-    return {each.arm: each.trial.fingerprint for each in plan(**changes).replicates}
+    return {each.arm: each.trial.fingerprint for each in plan(**changes).replicates if each.role == "main"}
 
 
 def test_golden() -> None:
@@ -66,14 +66,19 @@ def test_what_is_hashed() -> None:
     [
         {"name": "other"},
         {"question": "Another one?"},
-        {"metrics": {"loss": {"goal": "min"}}},
-        {"analysis": {"alpha": 0.01}},
+        {"metrics": {"loss": {"goal": "min", "margin": 0.1, "on_diverged": 9.0}}},
+        {"analysis": {"alpha": 0.01, "correction": "bh", "pairing": "none", "scope": "population"}},
+        {"confirm_seeds": 1},
         {"execution": {"dtype": "float32", "threads": 1}},
         {"resources": {"cpus": 2, "timeout": 5, "stall_timeout": "1m", "retries": 3}},
         {"reference": {"source": "a paper", "values": {}}},
         {"assumed": {"train.lr": "not said"}},
         {"designs": ["ladder", "one-at-a-time"]},
-        {"steps": [{"name": "bn", "title": "BatchNorm", "group": "g", "set": {"model.norm": "größer"}}]},
+        {
+            "steps": [
+                {"name": "bn", "title": "BatchNorm", "group": "g", "conflicts": [], "set": {"model.norm": "größer"}}
+            ]
+        },
         {"settings": {"train": {"subset": None, "epochs": 3, "lr": 0.1}, "model": {"widths": [6, 16], "norm": "none"}}},
     ],
     ids=lambda changes: next(iter(changes)),
@@ -169,7 +174,13 @@ def test_what_is_frozen_before_the_first_trial() -> None:
     assert json.loads(json.dumps(plan().frozen())) == {
         "primary": "acc",
         "goal": "max",
-        "analysis": {"alpha": 0.05, "pairing": "seed", "select": "last"},
+        "margin": None,
+        "on_diverged": None,
+        "analysis": {"alpha": 0.05, "correction": "holm", "pairing": "seed", "select": "last", "scope": "test-set"},
         "seeds": [1],
-        "contrasts": [["ladder", "bn", "baseline"]],
+        "confirm_seeds": [],
+        "numbers": [1],
+        "contrasts": [
+            {"key": "0afe96d6ab05aa82", "design": "ladder", "name": "bn", "arms": {"bn": 1.0, "baseline": -1.0}}
+        ],
     }

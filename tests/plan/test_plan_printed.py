@@ -81,7 +81,7 @@ def test_every_change_can_be_found_as_it_is_written() -> None:
     """On a wide screen no line is broken, so that a search for a setting finds it with its values."""
     plan = open_plan(STUDY)
     lines = [line.strip() for line in printed(plan, width=300).splitlines()]
-    for contrast in plan.contrasts:
+    for contrast in (each for each in plan.contrasts if each.tested):
         assert all(str(change) in lines for change in contrast.changes)
         assert any(
             line.startswith(f"{contrast.arm}, compared with {contrast.other}") or contrast.branch for line in lines

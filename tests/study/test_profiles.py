@@ -74,14 +74,14 @@ def faults_of(plan: Opener, text: str = STUDY, **options: object) -> list[str]:
 
 def test_without_a_profile(plan: Opener) -> None:
     study = plan().study
-    assert (study.title, study.profile, study.seeds) == ("demo", "", (1, 2, 3))
+    assert (study.title, study.profile, study.seeds.numbers) == ("demo", "", (1, 2, 3))
     assert "profiles" not in study.spec()
 
 
 def test_a_profile_merges_maps_and_replaces_lists(plan: Opener) -> None:
     study = plan(STUDY.replace("subset: null}\n      model", "}\n      model"), profile="quick").study
     assert (study.title, study.profile) == ("demo@quick", "quick")
-    assert study.seeds == (7, 9)
+    assert study.seeds.numbers == (7, 9)
     assert study.execution.threads == 2
     assert study.settings["model"] == {"norm": "none", "widths": [2], "residual": False, "scale": 1.0}
     assert study.settings["train"] == {"epochs": 2, "lr": 1.0, "subset": None}
@@ -112,7 +112,7 @@ def test_a_fault_points_to_the_line_that_holds_it(plan: Opener) -> None:
         "study.yaml:14 step `wide`: `model.widths` takes a list; `64` is an integer"
     ]
     in_profile = text.replace("[4, 4]", "4")
-    assert plan(in_profile).study.seeds == (1, 2, 3)
+    assert plan(in_profile).study.seeds.numbers == (1, 2, 3)
     assert faults_of(plan, in_profile, profile="quick") == [
         "study.yaml:34 step `wide`: `model.widths` takes a list; `4` is an integer"
     ]
@@ -163,7 +163,7 @@ def test_set(plan: Opener) -> None:
     assert study.settings["train"] == {"epochs": 2, "lr": 1.0, "subset": 50}
     assert study.settings["model"]["widths"] == [1, 2]
     assert (study.resources.timeout, study.execution.dtype, study.analysis.alpha) == (90.0, "bfloat16", 0.1)
-    assert study.seeds == (4,)
+    assert study.seeds.numbers == (4,)
 
 
 def test_set_comes_after_the_profile(plan: Opener) -> None:
@@ -205,3 +205,27 @@ def test_only_keeps_what_is_compared(plan: Opener) -> None:
     assert len(made.trials()) == 6
     assert {each.arm for each in plan(only=["baseline"]).replicates} == {"baseline"}
     assert faults_of(plan, only=["wdie", "x"]) == ["--only there is no arm `wdie`", "--only there is no arm `x`"]
+
+
+def test_only_is_nothing_for_a_path(plan: Opener) -> None:
+    for only in (["baseline"], ["wdie"]):
+        assert faults_of(plan, only=only, overrides=["designs=[path]"]) == [
+            "--only a study with the design `path` is run as a whole"
+        ]
+
+
+def test_what_a_profile_deletes_can_conflict_with_nothing(plan: Opener) -> None:
+    text = STUDY.replace("    question: null\n", "").replace(
+        "- name: residual", "- name: residual\n    conflicts: [wide]"
+    )
+    assert faults_of(plan, text, profile="narrow") == [
+        "study.yaml:17 step `residual` conflicts with `wide`, which the profile `narrow` deletes"
+    ]
+
+
+def test_seeds_of_other_kinds_are_replaced_whole(plan: Opener) -> None:
+    text = STUDY.replace("seeds: [7, 9]", "seeds: {looks: [3, 5]}")
+    assert plan(text, profile="quick").study.seeds.looks == (3, 5)
+    text = STUDY.replace("seeds: 3", "seeds: {looks: [3, 5]}")
+    assert plan(text, profile="quick").study.seeds.looks == ()
+    assert plan(text, overrides=["seeds={mode: precision, half_width: 1}"]).study.seeds.half_width == 1.0

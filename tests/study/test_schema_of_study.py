@@ -37,12 +37,21 @@ def test_json_schema_is_valid() -> None:
     "study",
     [
         "key-unknown", "key-misspelt-required", "key-underscore-alias", "schema-other", "name-bad", "metrics-empty",
-        "metric-goal-word", "metric-bad-name", "metric-margin-not-built", "settings-empty", "steps-mapping",
-        "step-branch-yes", "step-empty-set", "step-requires-text", "designs-text", "designs-empty", "design-unknown",
-        "design-factorial-not-built", "design-options-of-ladder", "design-unknown-option", "design-spelt-out",
-        "seeds-quoted", "execution-true", "execution-quoted-number", "resources-gpus-two-not-built",
-        "resources-unknown", "reference-without-source", "task-without-function", "profile-bad-name",
-        "profile-not-a-mapping",
+        "metric-goal-word", "metric-bad-name", "metric-margin-zero", "metric-margin-text", "metric-on-diverged-text",
+        "metric-on-oom-not-built", "settings-empty", "steps-mapping", "step-branch-yes", "step-empty-set",
+        "step-requires-text", "step-conflicts-text", "designs-text", "designs-empty", "design-unknown",
+        "design-options-of-ladder", "design-unknown-option", "design-spelt-out", "design-factorial-empty",
+        "design-factorial-misspelt", "design-factorial-number", "design-factorial-one-step",
+        "design-factorial-resolution", "design-factorial-twice", "design-fractional-resolution-key",
+        "design-fractional-resolution-misspelt", "design-fractional-resolution-number", "design-path-options",
+        "seeds-quoted", "seeds-repeated", "seeds-zero", "seeds-looks-below-three", "seeds-looks-empty",
+        "seeds-looks-misspelt", "seeds-looks-number", "seeds-weights-negative", "seeds-weights-of-nothing",
+        "seeds-anytime-not-built", "seeds-mode-unknown", "seeds-precision-half-width-true",
+        "seeds-precision-half-width-zero", "seeds-precision-pilot-two", "seeds-precision-without-half-width",
+        "seeds-precision-without-mode", "confirm-seeds-looks", "confirm-seeds-zero", "analysis-correction-unknown",
+        "analysis-pairing-unknown", "analysis-select-best-not-built", "analysis-variance-not-built", "execution-true",
+        "execution-quoted-number", "resources-gpus-two-not-built", "resources-unknown", "reference-without-source",
+        "task-without-function", "profile-bad-name", "profile-not-a-mapping",
     ],
 )  # fmt: skip
 def test_an_editor_sees_the_same_mistakes(study: str) -> None:
@@ -55,13 +64,26 @@ def test_an_editor_sees_the_same_mistakes(study: str) -> None:
         {"seeds": [3, 1]}, {"seeds": 5}, {"resources": {"timeout": "90s"}}, {"resources": {"timeout": 5}},
         {"designs": [{"leave-one-out": {"except": ["wide"]}}, "ladder"]}, {"execution": {}}, {"reference": None},
         {"steps": [{"name": "wide", "from": "baseline", "branch": True, "group": "g", "set": {"a": [2]}}]},
+        {"steps": [{"name": "wide", "conflicts": ["deep"], "set": {"a": [2]}}]},
+        {"metrics": {"acc": {"goal": "max", "margin": 0.5, "on_diverged": -1}}},
+        {"designs": ["factorial", "fractional", "path"]}, {"designs": [{"factorial": ["a", "b"]}]},
+        {"designs": [{"fractional": ["a", "b", "c"]}]}, {"designs": [{"resolution": "V", "fractional": list("abcde")}]},
+        {"seeds": {"looks": [3, 5, 8, 12, 20]}}, {"seeds": {"looks": [5]}},
+        {"seeds": {"looks": [3, 5], "weights": [0.25, 0.75]}}, {"seeds": {"looks": [4], "weights": [1]}},
+        {"seeds": {"mode": "precision", "half_width": 1}},
+        {"seeds": {"mode": "precision", "half_width": 0.5, "pilot": 3, "most": 3}},
+        {"confirm_seeds": 5}, {"confirm_seeds": [11, 0]}, {"confirm_seeds": None},
+        {"analysis": {"correction": "bh", "pairing": "none", "scope": "population", "alpha": 0.1, "select": "last"}},
     ],
     ids=str,
 )  # fmt: skip
 def test_an_editor_accepts_what_we_accept(part: dict[str, Any]) -> None:
     value = {**SMALL, **part}
-    from_document(value, Document("f", value, {}), "")
+    study = from_document(value, Document("f", value, {}), "")
     assert list(VALIDATOR.iter_errors(value)) == []
+    spec = study.spec()
+    assert from_document(spec, Document("f", spec, {}), "").spec() == spec, "the store keeps it as it is"
+    assert list(VALIDATOR.iter_errors(spec)) == []
 
 
 SMALL: dict[str, Any] = {
@@ -97,18 +119,64 @@ def test_round_trip_of_design_options() -> None:
 def test_defaults() -> None:
     study = from_document(SMALL, Document("f", SMALL, {}), "")
     assert [design.name for design in study.designs] == ["ladder"]
-    assert study.seeds == (1, 2, 3, 4, 5)
+    assert (study.seeds.numbers, study.seeds.are_fixed, study.grows) == ((1, 2, 3, 4, 5), True, False)
+    assert (study.fresh_seeds, study.role("ladder"), study.role("path")) == ((), "main", "confirm")
+    assert study.analysis.model_dump() == {
+        "alpha": 0.05, "correction": "holm", "pairing": "seed", "select": "last", "scope": "test-set",
+    }  # fmt: skip
     assert (study.execution.dtype, study.execution.threads) == ("float32", 1)
     assert (study.resources.gpus, study.resources.cpus, study.resources.retries) == (0, None, 0)
     assert study.primary == "acc"
     assert study.step("wide").label == "wide"
 
 
+@pytest.mark.parametrize(
+    ("seeds", "first", "last", "grows"),
+    [
+        (4, (1, 2, 3, 4), 4, False),
+        ([9, 2], (9, 2), 2, False),
+        ({"looks": [3, 5, 8]}, (1, 2, 3), 8, True),
+        ({"mode": "precision", "half_width": 1}, tuple(range(1, 9)), 50, True),
+        ({"mode": "precision", "half_width": 1, "pilot": 3, "most": 7}, (1, 2, 3), 7, True),
+    ],
+)
+def test_seeds(seeds: Any, first: tuple[int, ...], last: int, grows: bool) -> None:
+    value = {**SMALL, "seeds": seeds}
+    study = from_document(value, Document("f", value, {}), "")
+    assert (study.seeds.first, study.seeds.numbers[-1], study.grows) == (first, last, grows)
+
+
+@pytest.mark.parametrize(
+    ("looks", "weights"), [([3, 5, 8, 12, 20], (0.05, 0.15, 0.2, 0.2, 0.4)), ([4, 8], (0.5, 0.5)), ([5], (1.0,))]
+)
+def test_weights_of_looks_sum_to_one(looks: list[int], weights: tuple[float, ...]) -> None:
+    value = {**SMALL, "seeds": {"looks": looks}}
+    study = from_document(value, Document("f", value, {}), "")
+    assert (study.seeds.weights, sum(study.seeds.weights)) == (weights, pytest.approx(1))
+
+
+@pytest.mark.parametrize(
+    ("parts", "fresh"),
+    [
+        ({"confirm_seeds": 2}, (6, 7)),
+        ({"confirm_seeds": 2, "seeds": [9, 4]}, (10, 11)),
+        ({"confirm_seeds": [8, 0]}, (8, 0)),
+        ({"designs": ["path"], "seeds": [3, 7, 5]}, (8, 9, 10)),
+        ({"designs": ["ladder", "path"], "confirm_seeds": [1, 2, 4], "seeds": [9]}, (1, 2, 4)),
+    ],
+)
+def test_fresh_seeds(parts: dict[str, Any], fresh: tuple[int, ...]) -> None:
+    value = {**SMALL, **parts}
+    study = from_document(value, Document("f", value, {}), "")
+    assert study.fresh_seeds == fresh
+    assert study.role("ladder") == ("confirm" if "confirm_seeds" in parts else "main")
+
+
 def test_nothing_can_be_changed() -> None:
     study = make_plan(from_document(copy.deepcopy(SMALL), Document("f", SMALL, {}), "")).study
     for thing, name in [
         (study, "name"), (study.metrics["acc"], "goal"), (study.steps[0], "branch"), (study.designs[0], "name"),
-        (study.analysis, "alpha"), (study.execution, "threads"), (study.resources, "gpus"),
+        (study.analysis, "alpha"), (study.seeds, "numbers"), (study.execution, "threads"), (study.resources, "gpus"),
     ]:  # fmt: skip
         with pytest.raises(ValidationError, match="frozen"):
             setattr(thing, name, "other")

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from ablate.errors import StudyError
-from ablate.plan.trials import Plan, open_plan, plans_of
+from ablate.plan.outcomes import Told
+from ablate.plan.trials import Plan, make_plan, open_plan, plans_of
 from ablate.study.settings import canonical
 
 BASENET = Path(__file__).parents[2] / "studies" / "basenet.yaml"
@@ -171,7 +172,8 @@ def test_any_bytes(tmp_path: Path, data: bytes) -> None:
 words = st.sampled_from(
     ["name", "set", "from", "a", "b", "b.c", "b.d", "x", "y", "baseline", "full", "seed", "except", "leave-one-out",
      "ladder", "looks", "factorial", "values", "source", "acc", "goal", "max", "title", "gpus", "timeout", "threads",
-     "dtype", "", "a.b"]
+     "dtype", "", "a.b", "fractional", "path", "resolution", "IV", "mode", "precision", "half_width", "pilot", "most",
+     "weights", "margin", "on_diverged", "conflicts", "requires"]
 )  # fmt: skip
 json_values = st.recursive(
     st.none()
@@ -184,8 +186,8 @@ json_values = st.recursive(
     max_leaves=8,
 )
 sections = st.sampled_from(
-    ["name", "question", "task", "metrics", "settings", "steps", "designs", "seeds", "analysis", "execution",
-     "resources", "reference", "assumed", "profiles", "tune", "schema"]
+    ["name", "question", "task", "metrics", "settings", "steps", "designs", "seeds", "confirm_seeds", "analysis",
+     "execution", "resources", "reference", "assumed", "profiles", "tune", "schema"]
 )  # fmt: skip
 
 
@@ -215,15 +217,22 @@ def steps_like(draw: st.DrawFn) -> list[dict[str, object]]:
             step["from"] = draw(others)
         if index and draw(st.booleans()):
             step["requires"] = [draw(st.sampled_from(names[: index + draw(st.integers(0, 1))]))]
+        if draw(st.integers(0, 3)) == 0:
+            step["conflicts"] = [draw(st.sampled_from(names))]
+        if draw(st.integers(0, 3)) == 0:
+            step["group"] = "g"
         steps.append(step)
     return steps
 
 
 designs_like = st.lists(
-    st.sampled_from(["ladder", "one-at-a-time", "leave-one-out", {"leave-one-out": {"except": ["x"]}}]),
+    st.sampled_from(
+        ["ladder", "one-at-a-time", "leave-one-out", {"leave-one-out": {"except": ["x"]}}, "factorial", "fractional",
+         "path", {"factorial": ["x", "y"]}, {"fractional": ["x", "y", "z"], "resolution": "III"}]
+    ),
     min_size=1,
     max_size=2,
-)
+)  # fmt: skip
 
 
 @given(steps_like(), designs_like)
@@ -235,9 +244,15 @@ def test_any_steps_in_any_design(tmp_path: Path, steps: list[dict[str, object]],
     event("sound" if plan else "faults")
     if plan is not None:
         for contrast in plan.contrasts:
-            assert contrast.changes
-            assert plan.arm(contrast.arm).settings != plan.arm(contrast.other).settings
-            assert {contrast.minuend, contrast.subtrahend} == {contrast.arm, contrast.other}
-        for design in {contrast.design for contrast in plan.contrasts}:
-            arms = {name for c in plan.contrasts if c.design == design for name in (c.arm, c.other)}
+            assert sum(weight for _, weight in contrast.weights) == pytest.approx(0)
+            assert len(set(contrast.arms)) == len(contrast.arms) > 1
+            if contrast.arm:
+                assert contrast.changes
+                assert plan.arm(contrast.arm).settings != plan.arm(contrast.other).settings
+                assert {contrast.minuend, contrast.subtrahend} == {contrast.arm, contrast.other}
+        for arms in plan.rows.values():
             assert len({canonical(plan.arm(arm).settings) for arm in arms}) == len(arms)
+        tell = {name: Told("finished", float(int(name, 16) % 97)) for name in plan.trials()}
+        for _ in steps:  # along a path, no choice leads to a fault
+            plan = make_plan(plan.study, tell)
+            tell |= {name: Told("finished", float(int(name, 16) % 97)) for name in plan.trials()}
