@@ -6,7 +6,7 @@ AblateError                exit 2: the request was wrong; nothing was written
 └── EnvironmentFault       exit 4: environment, data or resources
     └── DataError          exit 4: a data set is missing or damaged
 
-Anything else that escapes is a fault of ablate itself: exit 70.
+Anything else that escapes is a fault of ablate itself: exit 70. A run that a signal stopped exits with 75, 130 or 143.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ EXIT_REQUEST = 2
 EXIT_STORE = 3
 EXIT_ENVIRONMENT = 4
 EXIT_BUG = 70
+EXIT_STOPPED = 75  # by a scheduler's warning: the same command goes on
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 

@@ -1,4 +1,7 @@
-"""``ablate doctor``: whether this machine, this installation and this store are fit for a study. Changes nothing."""
+"""``ablate doctor``: whether this machine, this installation and this store are fit for a study.
+
+Changes nothing; only a store of an earlier ablate is upgraded, as by whatever opens it.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,18 @@ import ablate
 from ablate.errors import AblateError
 from ablate.run.locks import is_free
 from ablate.run.slots import listed_gpus, usable_cores
-from ablate.store.integrity import store_flaws
+from ablate.store.integrity import attempt_folders, store_flaws
+from ablate.store.mounts import MOUNTS, file_system, is_network
 from ablate.store.store import WAL_FIXED, Store, is_sqlite, journal_mode
 from ablate.train.cifar import SOURCES, data_folder, is_there
+from ablate.train.folder import AttemptFolder
+from ablate.train.manifest import damaged_checkpoints
 
 Level = Literal["ok", "warning", "error"]
 
 DISTRIBUTION = "ablation-study"
 COMMAND = "ablate"
 LITTLE_SPACE, NO_SPACE = 2**30, 2**26  # bytes: a study with checkpoints; a few rows
-# locks and fsync are not what SQLite needs there, or not on every server
-NETWORK_TYPES = ("nfs", "cifs", "smb", "9p", "fuse", "afs", "lustre", "beegfs", "gpfs", "ceph", "glusterfs", "ncpfs")
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,13 @@ class Check:
         return f"{line}\n{'hint:':<7}  {self.hint}" if self.hint else line
 
 
-def examine(location: str, open_store: Callable[[], Store | None], data_dir: Path | None) -> Iterator[Check]:
-    """Yield what was found. ``open_store`` gives the store, or None where there is none yet."""
+def examine(
+    location: str, open_store: Callable[[], Store | None], data_dir: Path | None, *, thorough: bool = False
+) -> Iterator[Check]:
+    """Yield what was found. ``open_store`` gives the store, or None where there is none yet.
+
+    ``thorough`` reads the whole store, and every checkpoint beside it.
+    """
     yield from _installation()
     yield _sqlite()
     store: Store | None = None
@@ -63,7 +72,7 @@ def examine(location: str, open_store: Callable[[], Store | None], data_dir: Pat
     if store is not None or "://" not in location:
         yield from _folder(_existing(folder), is_database=not server)
     if store is not None:
-        yield from _contents(store)
+        yield from _contents(store, thorough=thorough)
     yield from _locks()
     yield from _devices()
     yield from _data(data_dir)
@@ -143,30 +152,14 @@ def _existing(folder: Path) -> Path:
 
 def _folder(folder: Path, *, is_database: bool) -> Iterator[Check]:
     kind = file_system(folder)
-    if kind.lower().startswith(NETWORK_TYPES):
+    if is_network(kind):
         hint = "keep the store on a local disk, or in PostgreSQL (--store postgresql+psycopg://…)"
-        what = "SQLite's locks are not safe there" if is_database else "attempt folders may appear late there"
+        what = "SQLite is not written there" if is_database else "attempt folders may appear late there"
         yield Check("warning", f"{folder} is on a network file system ({kind}): {what}", hint if is_database else "")
     else:
-        yield Check("ok", f"{folder} is on {kind or 'a file system that /proc/mounts does not name'}")
+        yield Check("ok", f"{folder} is on {kind or f'a file system that {MOUNTS} does not name'}")
     yield _space(folder)
     yield _permissions(folder)
-
-
-def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
-    """Return the type of the file system that holds a folder; empty where the system does not say."""
-    try:
-        lines = mounts.read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    best, kind = "", ""
-    for line in lines:
-        _, point, its, *_ = [*line.split(" "), "", "", ""]
-        point = point.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
-        # a later mount hides an earlier one at the same place
-        if folder.resolve().is_relative_to(point or "/") and len(point) >= len(best):
-            best, kind = point, its
-    return kind
 
 
 def _space(folder: Path) -> Check:
@@ -190,9 +183,10 @@ def _permissions(folder: Path) -> Check:
     return Check("ok", f"{folder} is writable")
 
 
-def _contents(store: Store) -> Iterator[Check]:
+def _contents(store: Store, *, thorough: bool) -> Iterator[Check]:
     try:
-        flaws = store_flaws(store)
+        flaws = store_flaws(store, thorough=thorough)
+        folders = attempt_folders(store) if thorough and not flaws else []
     except AblateError as error:
         fault = error.faults[0]
         yield Check("error", f"store {fault.where or store.name}: {fault.message}", fault.hint)
@@ -201,6 +195,17 @@ def _contents(store: Store) -> Iterator[Check]:
         yield Check("error", f"store: {flaw}", "keep a copy of the file and report it; ablate leaves it as it is")
     if not flaws:
         yield Check("ok", "the store is sound: every trial, attempt and result is where it should be")
+    if thorough and not flaws:  # where rows are damaged, the folders they name are not to be trusted
+        yield from _checkpoints(store.folder, folders)
+
+
+def _checkpoints(folder: Path, attempts: list[str]) -> Iterator[Check]:
+    found = [path for name in attempts if (path := AttemptFolder(folder / name).checkpoints).is_dir()]
+    damage = [line for path in found for line in damaged_checkpoints(path)]
+    for line in damage:
+        yield Check("error", line, "a resumed attempt passes over it: it goes on from an older one, or from the start")
+    if not damage:
+        yield Check("ok", f"checkpoints of {len(found):,} attempts are what was written")
 
 
 # --- the machine ---------------------------------------------------------------------------------------------------

@@ -147,6 +147,8 @@ class _Reader:
         except FileNotFoundError:
             return
         with file:
+            if file.seek(0, 2) < self._offset:  # the runner has cut out the middle of a flood
+                self._offset = file.tell()
             file.seek(self._offset)
             while block := file.read(BLOCK):
                 self._offset += len(block)

@@ -30,7 +30,8 @@ class Progress:
         self._study = study
         self._console = console
         self._footer = footer
-        self._cells = [Cell(each.arm, each.seed, each.trial, each.state, each.outcome, each.seconds) for each in trials]
+        self._cells: list[Cell] = []
+        self.extend(trials)
         self._running: dict[int, Running] = {}
         self._began = time.monotonic()
         self._shown = 0.0
@@ -46,6 +47,18 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
+
+    def extend(self, trials: Sequence[StoredTrial]) -> None:
+        """Take in trials that are new: results have asked for more."""
+        known = {(cell.arm, cell.seed) for cell in self._cells}
+        self._cells += [
+            Cell(each.arm, each.seed, each.trial, each.state, each.outcome, each.seconds)
+            for each in trials
+            if (each.arm, each.seed) not in known
+        ]
+
+    def knows(self, trial: int) -> bool:
+        return any(cell.trial == trial for cell in self._cells)
 
     def began(self, seconds_ago: float) -> None:
         """What is shown began before we came."""

@@ -18,24 +18,27 @@ from types import FrameType
 from typing import Any
 
 from ablate.errors import EXIT_ENVIRONMENT, AblateError, EnvironmentFault, Fault
-from ablate.plan.trials import Plan
+from ablate.plan.trials import Plan, Replicate
 from ablate.run.liveness import is_dead
 from ablate.run.locks import FileLock, boot_id
+from ablate.run.memory import oom_kills
 from ablate.run.outcomes import decide
 from ablate.run.progress import FAILURE_LINES, Progress
 from ablate.run.provenance import command_line, git_facts, gpu_facts, machine_facts
 from ablate.run.slots import Slot, SlotPool
+from ablate.run.stopping import STOPPING
 from ablate.run.watch import Follower
 from ablate.run.workers import Exit, Workers
 from ablate.store import claims
-from ablate.store.claims import Claim, Ending, Fenced, Held
-from ablate.store.facts import StoredTrial, trials_of
+from ablate.store.claims import Claim, Ending, Fenced, Held, KeptScores
+from ablate.store.facts import StoredTrial, grown_plan, record_plan, trials_of
 from ablate.store.store import Store
-from ablate.train.folder import AttemptFolder, Result, Work, printable
+from ablate.train.folder import STACKS, AttemptFolder, Result, Work, printable
 
 POLL_S = 0.05
 FLUSH_S = 0.5
 ELSEWHERE_S = 1.0
+STACKS_S = 0.5  # for a worker to print its stacks, before it is asked to end
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class _Attempt:
     offset: int = 0
     unsaved: list[Mapping[str, Any]] = field(default_factory=list)
     ended_by: str = ""  # the outcome, where we ended it
+    oom_kills: int = 0  # of the kernel's, before it began
+    ask_at: float | None = None
     kill_at: float | None = None
     fenced: bool = False
 
@@ -124,6 +129,7 @@ class Runner:
         self._others = Follower(store, study_id, self._progress, mine=self.id)
         self._attempts: dict[int, _Attempt] = {}
         self._made = 0
+        self._oom_kills = 0
         self._signals: list[int] = []
         self._fault: Fault | None = None
         self._next_flush = self._next_renewal = self._next_claim = self._next_look = 0.0
@@ -134,7 +140,7 @@ class Runner:
     def run(self) -> Summary:
         """Run until every trial of the plan is done or failed. Raises EnvironmentFault where no trial could run."""
         lock = self._register()
-        former = {number: signal.signal(number, self._on_signal) for number in _STOPPING}
+        former = {number: signal.signal(number, self._on_signal) for number in STOPPING}
         try:
             with self._progress:
                 self._recover()
@@ -145,8 +151,9 @@ class Runner:
             for attempt in list(self._attempts.values()):  # only after a fault of ours: leave nothing running
                 self._workers.signal(attempt.pid, signal.SIGKILL)
                 attempt.slot.release()
-            for number, handler in former.items():
-                signal.signal(number, handler)
+            if not self._signals:  # once stopped, a further signal must not cut short what is left to say
+                for number, handler in former.items():
+                    signal.signal(number, handler)
             lock.release()
         claims.end_runner(self._store, self.id)
         lock.path.unlink(missing_ok=True)
@@ -174,7 +181,7 @@ class Runner:
         if self._progress.is_live:
             self._others.look()
             self._progress.show()
-        return bool(self._attempts) or self._others_are_at_it()
+        return bool(self._attempts) or self._others_are_at_it() or self._grow()
 
     def _fill_slots(self) -> None:
         if time.monotonic() < self._next_claim:
@@ -230,10 +237,13 @@ class Runner:
         environment = dict(slot.environment)
         if self._options.data_dir:
             environment["ABLATE_DATA"] = str(self._options.data_dir.resolve())
+        kills = oom_kills()
         pid = self._workers.spawn(folder.path, environment)
         now = time.monotonic()
-        self._attempts[pid] = _Attempt(claim, folder, slot, pid, started=now, heard=now)
+        self._attempts[pid] = _Attempt(claim, folder, slot, pid, started=now, heard=now, oom_kills=kills)
         self._made += 1
+        if not self._progress.knows(claim.trial):  # another runner has recorded what the results call for
+            self._progress.extend(self._mine(trials_of(self._store, self._study_id)))
         self._progress.started(claim.trial, slot.name)
 
     def _listen(self) -> None:
@@ -244,6 +254,7 @@ class Runner:
                 attempt.heard = time.monotonic()
                 attempt.unsaved.append(record)
                 self._progress.recorded(attempt.claim.trial, record)
+            attempt.folder.cap_log()
             if not attempt.offset:
                 for line in attempt.folder.log_tail(1, size=4096):
                     self._progress.logged(attempt.claim.trial, line)
@@ -267,6 +278,9 @@ class Runner:
         for attempt in self._attempts.values():
             if attempt.kill_at is not None and now >= attempt.kill_at:
                 self._workers.signal(attempt.pid, signal.SIGKILL)
+            elif attempt.ask_at is not None and now >= attempt.ask_at:
+                self._workers.signal(attempt.pid, signal.SIGTERM)
+                attempt.ask_at = None
             elif attempt.ended_by:
                 continue
             elif limits.timeout and now - attempt.started > limits.timeout:
@@ -276,8 +290,12 @@ class Runner:
 
     def _end(self, attempt: _Attempt, outcome: str) -> None:
         attempt.ended_by = outcome
-        attempt.kill_at = time.monotonic() + self._options.grace_s
-        self._workers.signal(attempt.pid, signal.SIGTERM)
+        attempt.ask_at = time.monotonic()
+        if outcome in _STUCK:
+            attempt.folder.note_in_log(f"{_STUCK[outcome]}; this is where its threads are:")
+            self._workers.signal(attempt.pid, STACKS)
+            attempt.ask_at += STACKS_S
+        attempt.kill_at = attempt.ask_at + self._options.grace_s
 
     def _fence(self, attempt: _Attempt) -> None:
         attempt.fenced = True
@@ -290,11 +308,13 @@ class Runner:
         attempt = self._attempts.pop(end.pid, None)
         if attempt is None:
             return
+        attempt.folder.cap_log()
         records, attempt.offset = attempt.folder.records(attempt.offset)
         attempt.unsaved += records
         result = attempt.folder.result()
         ending = self._ending(attempt, end, result)
         metrics = result.metrics if result else {}
+        ending, scores = self._scored(attempt, ending, metrics)
         try:
             if attempt.fenced:
                 raise Fenced
@@ -302,12 +322,14 @@ class Runner:
                 self._store, [(attempt.claim, attempt.unsaved)]
             ):
                 raise Fenced
-            claims.finish(self._store, attempt.claim, ending, metrics)
+            claims.finish(self._store, attempt.claim, ending, metrics, scores)
         except Fenced:
             claims.fence(self._store, attempt.claim)
             ending = replace(ending, outcome="fenced", state="waiting")
         finally:
             self._slots.release(attempt.slot)
+        if not self._attempts:
+            self._next_look = 0.0  # what others do, and what the results call for, is asked at once
         if result is not None and result.exit_code == EXIT_ENVIRONMENT and ending.outcome == "error":
             self._fault = Fault(result.error, hint=result.hint)
         self._report(attempt, ending, metrics)
@@ -315,11 +337,15 @@ class Runner:
     def _ending(self, attempt: _Attempt, end: Exit, result: Result | None) -> Ending:
         claim = attempt.claim
         if result is None:
-            outcome = _BY_US.get(attempt.ended_by, "killed")
+            # a stop request may go to every process of a job step, and reach a worker before us
+            ended_by = attempt.ended_by or ("stop" if self._signals else "")
+            outcome = _BY_US.get(ended_by, "killed")
             ending = Ending(outcome, "", exit_code=end.exit_code, signal=end.signal, seconds=_since(attempt.started))
             if outcome == "killed" and end.signal is None:
                 # it left without a word and without a signal: os._exit in the task
                 ending = replace(ending, outcome="error", error=f"ended with exit code {end.exit_code} and no result")
+            elif outcome == "killed" and end.signal == signal.SIGKILL and self._was_for_memory(attempt):
+                ending = replace(ending, outcome="oom", error="killed by the kernel, which had no memory left")
         else:
             outcome = (
                 _BY_US.get(attempt.ended_by, result.outcome) if result.outcome == "interrupted" else result.outcome
@@ -340,6 +366,26 @@ class Runner:
             progressed=(attempt.folder.checkpoints / "manifest.json").exists(),
         )
 
+    def _was_for_memory(self, attempt: _Attempt) -> bool:
+        """Tell whether the kernel's count of kills for want of memory accounts for this death. Each counts once."""
+        known = max(attempt.oom_kills, self._oom_kills)
+        if oom_kills() <= known:
+            return False
+        self._oom_kills = known + 1
+        return True
+
+    def _scored(
+        self, attempt: _Attempt, ending: Ending, metrics: Mapping[str, float]
+    ) -> tuple[Ending, KeptScores | None]:
+        """Return the ending with what is to be noted of the scores per example, and those of an ``ok`` attempt."""
+        if ending.outcome != "ok" or not attempt.folder.scores_file.exists():
+            return ending, None
+        from ablate.run.scores import kept_scores  # numpy, which nothing else here needs
+
+        primary = next(iter(self._plan.study.metrics))
+        kept, note = kept_scores(attempt.folder, primary, metrics[primary])
+        return (replace(ending, facts={**ending.facts, "scores": note}) if note else ending), kept
+
     def _report(self, attempt: _Attempt, ending: Ending, metrics: Mapping[str, float]) -> None:
         trial, seconds = attempt.claim.trial, ending.seconds or 0.0
         why = printable(ending.reason or ending.error or "")
@@ -352,6 +398,23 @@ class Runner:
             why=why,
             folder=attempt.folder,
         )
+
+    # --- plans that grow
+
+    def _grow(self) -> bool:
+        """Ask the plan what the results call for: further seeds, the next step of a path. False if nothing."""
+        if not self._plan.study.grows:
+            return False
+        known = {(each.arm, each.role, each.seed) for each in self._plan.replicates}
+        self._plan = grown_plan(self._store, self._plan.study).restricted(self._options.arms)
+        new = [each for each in self._plan.replicates if (each.arm, each.role, each.seed) not in known]
+        if not new:
+            return False
+        record_plan(self._store, self._plan)
+        self._progress.extend(self._mine(trials_of(self._store, self._study_id)))
+        self._progress.say(_growth(new))
+        self._next_claim = 0.0
+        return True
 
     # --- other runners
 
@@ -413,13 +476,16 @@ class Runner:
         self._signals.append(number)
 
     def _stop(self) -> None:
-        """Let the workers write a checkpoint and end; at a second signal, or after the grace, end them."""
+        """Let the workers write a checkpoint and end; at a Ctrl-C after the first signal, or after the grace, end them.
+
+        Only a person's impatience counts: a scheduler repeats its warnings, and means the same by them.
+        """
         if self._attempts:
             self._progress.say("stopping: the running trials are asked to end; a second Ctrl-C ends them at once")
         for attempt in self._attempts.values():
             self._end(attempt, "stop")
         while self._attempts:
-            if len(self._signals) > 1:
+            if signal.SIGINT in self._signals[1:]:
                 for attempt in self._attempts.values():
                     attempt.kill_at = 0.0
             self._watch_limits()
@@ -428,8 +494,17 @@ class Runner:
 
 
 # how an attempt is called that we ended ourselves, by why we did
+_STUCK = {"timeout": "the attempt ran into its timeout", "stalled": "nothing was recorded within the stall timeout"}
 _BY_US = {"timeout": "timeout", "stalled": "stalled", "stop": "interrupted"}
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _growth(new: Sequence[Replicate]) -> str:
+    """Say what the results have called for."""
+    trials = len({each.trial.fingerprint for each in new})
+    arms = list(dict.fromkeys(each.arm for each in new))
+    some = ", ".join(arms[:4]) + (f" and {len(arms) - 4} more" if len(arms) > 4 else "")
+    what = "on fresh seeds" if all(each.role == "confirm" for each in new) else "that the results call for"
+    return f"{trials} more trial{'' if trials == 1 else 's'} {what}: {some}"
 
 
 def _since(started: float) -> float:

@@ -12,12 +12,12 @@ from typing import Literal
 from ablate.errors import AblateError
 from ablate.plan.trials import Plan
 from ablate.run.progress import Progress
-from ablate.run.provenance import code_sha256
+from ablate.run.provenance import code_sha256, machine_facts
 from ablate.run.runner import Options, Runner, Summary, check_task
 from ablate.run.slots import SlotPool
 from ablate.run.workers import Workers
 from ablate.store.claims import retrain
-from ablate.store.facts import StoredTrial, codes_of, record_plan, states_of
+from ablate.store.facts import Origin, StoredTrial, grown_plan, origins_of, record_plan, states_of
 from ablate.store.store import Store
 
 OldCode = Literal["ask", "keep", "fresh"]
@@ -44,22 +44,29 @@ def run_study(
     options: Options,
     old_code: Callable[[int], OldCode],
     progress: Callable[[Sequence[StoredTrial]], Progress],
+    fresh: bool = False,
     beside: Callable[[Store], None] = lambda _: None,
 ) -> tuple[Summary, Store]:
     """Run what is missing of a plan and return what is there then, with the store it is in.
 
     ``make_store`` is called once the request is known to be sound. ``old_code`` is asked what to do with so many
-    finished trials that other code than today's trained. ``beside`` starts what follows the run (the mirror).
+    finished trials that other code than today's trained; ``fresh`` trains them again unasked, and those of another
+    Python, torch or torchvision. ``beside`` starts what follows the run (the mirror).
     Raises AblateError for a task that can't be imported, EnvironmentFault where no slot or data is to be had.
     """
     SlotPool(plan.study.resources, threads=plan.study.execution.threads)  # no GPU: said before anything is written
+    plan = grown_plan(existing, plan.study).restricted(options.arms)
     prints = list(plan.trials())
     states = states_of(existing, prints) if existing else {}
     code = code_sha256(plan.study.task, study_folder)
-    stale = [name for name, known in (codes_of(existing, prints) if existing else {}).items() if known != code]
-    fresh = bool(stale) and _chosen(old_code(len(stale)), len(stale), plan) == "fresh"
+    origins = origins_of(existing, prints) if existing else {}
+    stale = [name for name, known in origins.items() if known.code_sha256 != code]
+    if not fresh:
+        fresh = bool(stale) and _chosen(old_code(len(stale)), len(stale), plan) == "fresh"
+    if fresh:
+        stale = [name for name, known in origins.items() if known.code_sha256 != code or _is_of_other_versions(known)]
     with worker_server() as workers:
-        if fresh or any(states.get(name) not in ("done", "failed") for name in prints):
+        if (fresh and stale) or any(states.get(name) not in ("done", "failed") for name in prints):
             workers.start()
             check_task(plan, workers, study_folder)
         store = existing or make_store()
@@ -78,6 +85,15 @@ def run_study(
             progress=progress,
         )
         return runner.run(), store
+
+
+# versions that may change what a trial computes; drift of any other fact is marked and trains nothing again
+_VERSIONS = ("python", "torch", "torchvision")
+
+
+def _is_of_other_versions(origin: Origin) -> bool:
+    here = machine_facts()
+    return any(origin.environment.get(name, here.get(name)) != here.get(name) for name in _VERSIONS)
 
 
 def _chosen(choice: OldCode, count: int, plan: Plan) -> OldCode:

@@ -57,10 +57,12 @@ class Follower:
         is_new = self._moment is None
         moment = moment_of(self._store, self._study_id, after=self._last, among=list(self._open))
         trials = {trial.trial: trial for trial in moment.trials}
+        if not self._mine:
+            self._progress.extend(moment.trials)
         self._progress.refresh_states({each.trial: (each.state, each.outcome) for each in moment.trials})
         for attempt in moment.attempts:
             self._last = max(self._last, attempt.id)
-            if attempt.runner == self._mine:
+            if attempt.runner == self._mine or not self._progress.knows(attempt.trial):
                 continue
             if attempt.ended is None:
                 self._begin(attempt)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablate.errors import EnvironmentFault
+from ablate.run.stopping import held_back
 
 START_PATIENCE_S = 120.0
 
@@ -48,7 +49,8 @@ class Workers:
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[variable] = "1"
         environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # repeatable matrix products on a GPU
-        with self._log_file.open("ab") as log:
+        # what is sent to every process of a job waits until the server has learnt to ignore it
+        with self._log_file.open("ab") as log, held_back():
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ablate.train.server", str(command_read), str(reply_write)],
                 stdin=subprocess.DEVNULL,

@@ -97,11 +97,13 @@ def test_keep_trains_only_what_is_missing_and_the_report_marks_it(changed: Path)
 
 
 def test_fresh_trains_all_of_it_again(changed: Path) -> None:
-    before = query(changed, "SELECT avg(value) FROM measurement WHERE epoch IS NULL")[0][0]
+    sql = "SELECT avg(value), count(*) FROM measurement WHERE epoch IS NULL AND claim = {}"
+    before = query(changed, sql.format(1))
     done = ablate("run", "toy.yaml", "--fresh", cwd=changed)
     assert done.returncode == 0, done.stderr
     assert "(6 attempts)" in done.stderr
-    assert query(changed, "SELECT avg(value) FROM measurement WHERE epoch IS NULL")[0][0] == pytest.approx(before + 10)
+    assert query(changed, sql.format(1)) == before  # what they were before is kept beside it
+    assert query(changed, sql.format(2)) == [(pytest.approx(before[0][0] + 10), 6)]
     assert query(changed, "SELECT DISTINCT resumed_from FROM attempt") == [
         (None,)
     ]  # never from the old code's checkpoint
