@@ -12,8 +12,10 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,9 +27,9 @@ from ablate.errors import (
     EXIT_FAILED_TRIALS,
     EXIT_INTERRUPTED,
     EXIT_REQUEST,
-    EXIT_TERMINATED,
     AblateError,
     Fault,
+    StoreError,
     StudyError,
 )
 from ablate.report.text import in_encoding, make_streams_safe, visible
@@ -35,12 +37,15 @@ from ablate.report.text import in_encoding, make_streams_safe, visible
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ablate.analyse.findings import Analysis
     from ablate.plan.trials import Plan
+    from ablate.report.plan import Spread
     from ablate.run.runner import Summary
     from ablate.run.studies import OldCode
     from ablate.store.facts import StoredStudy
     from ablate.store.store import Store
 
+_LOCATION = "ablate.location"  # of the store a command was given, in click's context
 STORE_HELP = "Path or URL of the store [default: runs/ablate.db of the project; $ABLATE_STORE]."
 
 
@@ -56,6 +61,13 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise _ReaderGone from None  # click would make it exit code 1, which says that trials failed
+        except (AblateError, click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            damage = _damage_of_store(ctx.meta.get(_LOCATION)) if _LOCATION in ctx.meta else None
+            if damage is None:
+                raise
+            raise damage from error
 
     def list_commands(self, _: click.Context) -> list[str]:
         return list(self.commands)
@@ -86,7 +98,14 @@ def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-_store_option = click.option("--store", "location", metavar="PATH|URL", envvar="ABLATE_STORE", help=STORE_HELP)
+def _note_location(ctx: click.Context, _: click.Parameter, location: str | None) -> str | None:
+    ctx.meta[_LOCATION] = location
+    return location
+
+
+_store_option = click.option(
+    "--store", "location", metavar="PATH|URL", envvar="ABLATE_STORE", help=STORE_HELP, callback=_note_location
+)
 _data_option = click.option(
     "--data-dir", type=click.Path(path_type=Path), envvar="ABLATE_DATA", help="Where data sets lie [$ABLATE_DATA]."
 )
@@ -118,11 +137,14 @@ def plan(
         estimates = _time_arms(made, study, data_dir)
     states, known = {}, {}
     if store is not None:
-        from ablate.store.facts import known_seconds, states_of
+        from ablate.store.facts import grown_plan, known_seconds, states_of
 
+        arms = {each.arm for each in made.replicates} if only else None
+        made = grown_plan(store, made.study).restricted(arms)
         fingerprints = list(made.trials())
         states, known = states_of(store, fingerprints), known_seconds(store, fingerprints)
-    print_plan(made, cost_of(made, states=states, seconds=known, estimates=estimates), _stdout())
+    cost = cost_of(made, states=states, seconds=known, estimates=estimates)
+    print_plan(made, cost, _stdout(), spread=_spread(store, made))
 
 
 @cli.command()
@@ -147,7 +169,7 @@ def validate(studies: tuple[str, ...]) -> None:
 @_data_option
 @click.option("-j", "--jobs", type=click.IntRange(1, 1024), help="At most so many trials at once.")
 @click.option("--keep", "choice", flag_value="keep", help="The code has changed: keep what older code trained.")
-@click.option("--fresh", "choice", flag_value="fresh", help="The code has changed: train that again.")
+@click.option("--fresh", "choice", flag_value="fresh", help="Train again what other code or versions trained.")
 @click.option("--no-mirror", is_flag=True, envvar="ABLATE_NO_MIRROR", help="Keep no Optuna mirror beside the run.")
 def run(
     study: str,
@@ -162,33 +184,35 @@ def run(
     no_mirror: bool,
 ) -> None:
     """Run what is missing of a study, then print its table. The same command resumes it."""
-    from ablate.mirror.follower import following
-    from ablate.run.progress import Progress
-    from ablate.run.runner import Options
-    from ablate.run.studies import run_study
-    from ablate.store.store import open_store
+    with _resumable():
+        from ablate.mirror.follower import following
+        from ablate.run.progress import Progress
+        from ablate.run.runner import Options
+        from ablate.run.stopping import Stopped
+        from ablate.run.studies import run_study
+        from ablate.store.store import open_store
 
-    made = _open_plan(study, profile, overrides, seeds, only)
-    arms = tuple(dict.fromkeys(each.arm for each in made.replicates)) if only else None
+        made = _open_plan(study, profile, overrides, seeds, only)
+        arms = tuple(dict.fromkeys(each.arm for each in made.replicates)) if only else None
 
-    _say(f"{made.study.title}: {_size(made)}")
-    with following(_say, wanted=not no_mirror) as beside:
-        summary, store = run_study(
-            made,
-            study_folder=Path(study).resolve().parent,
-            existing=_existing_store(location, read_only=False),
-            make_store=lambda: open_store(_location(location), folder=_runs_folder(location), create=True),
-            options=Options(jobs=jobs, arms=arms, data_dir=data_dir),
-            old_code=lambda count: _old_code(count, choice),
-            progress=lambda trials: Progress(made.study, trials, _stderr()),
-            beside=beside,
-        )
-    _say_summary(made, summary)
-    if summary.count("done"):
-        _print_terminal_report(store, made.study.title)
-    if summary.stopped_by is not None:
-        _say(f"nothing is lost; resume with: {shlex.join(['ablate', *sys.argv[1:]])}")
-        sys.exit(EXIT_INTERRUPTED if summary.stopped_by == signal.SIGINT else EXIT_TERMINATED)
+        _say(f"{made.study.title}: {_size(made)}")
+        with following(_say, wanted=not no_mirror) as beside:
+            summary, store = run_study(
+                made,
+                study_folder=Path(study).resolve().parent,
+                existing=_existing_store(location, read_only=False),
+                make_store=lambda: open_store(_location(location), folder=_runs_folder(location), create=True),
+                options=Options(jobs=jobs, arms=arms, data_dir=data_dir),
+                old_code=lambda count: _old_code(count, choice),
+                fresh=choice == "fresh",
+                progress=lambda trials: Progress(made.study, trials, _stderr()),
+                beside=beside,
+            )
+        _say_summary(made, summary)
+        if summary.count("done"):
+            _print_terminal_report(store, made.study.title)
+        if summary.stopped_by is not None:
+            raise Stopped(summary.stopped_by)
     if summary.count("failed"):
         sys.exit(EXIT_FAILED_TRIALS)
 
@@ -212,7 +236,7 @@ def status(name: str | None, location: str | None) -> None:
 @_store_option
 def watch(name: str | None, location: str | None) -> None:
     """Follow a running study from another terminal: the picture that `ablate run` shows."""
-    from ablate.analyse.results import stored_plan
+    from ablate.analyse.results import stored_study
     from ablate.analyse.standing import standing
     from ablate.report.status import summary
     from ablate.run.liveness import is_alive
@@ -221,7 +245,7 @@ def watch(name: str | None, location: str | None) -> None:
     from ablate.store.facts import trials_of
 
     store, stored = _stored(name, location)
-    progress = Progress(stored_plan(stored).study, trials_of(store, stored.id), _stderr(), footer=WATCH_FOOTER)
+    progress = Progress(stored_study(stored), trials_of(store, stored.id), _stderr(), footer=WATCH_FOOTER)
     follow_study(store, stored.id, progress)
     found = standing(store, stored, is_alive=lambda runner: is_alive(runner, store))
     _say(f"{stored.title}: {summary(found.counts)}")
@@ -290,19 +314,30 @@ def report(name: str | None, location: str | None, form: str | None) -> None:
         return
     from ablate.analyse.analysis import analyse
 
-    analysis = analyse(store, stored)
-    if form is None:
-        from ablate.report.terminal import print_report
+    _print_analysis(analyse(store, stored), form)
 
-        print_report(analysis, _stdout())
-    elif form == "markdown":
-        from ablate.report import markdown
 
-        click.echo(markdown.render(analysis), nl=False)
+@cli.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="[B]", required=False)
+@_store_option
+@click.option("--other-store", metavar="PATH|URL", help="Where A lies, if not in the store of B.")
+@click.option("--markdown", "form", flag_value="markdown", help="A GitHub-flavoured table with footnotes.")
+@click.option("--json", "form", flag_value="json", help="Everything: arms, effects, trials.")
+def compare(first: str, second: str | None, location: str | None, other_store: str | None, form: str | None) -> None:
+    """Compare two studies arm by arm (basenet, basenet@quick, basenet:1 for its first version).
+
+    With A alone: the study before and after it was trained afresh, on other code or other versions.
+    """
+    from ablate.analyse.comparing import compare_studies, compare_with_earlier
+
+    if second is None:
+        if other_store is not None:
+            raise click.UsageError("--other-store says where A lies; name B as well")
+        analysis = compare_with_earlier(*_stored(first, location))
     else:
-        from ablate.report import json
-
-        click.echo(json.render(analysis), nl=False)
+        analysis = compare_studies(_stored(first, other_store or location), _stored(second, location))
+    _print_analysis(analysis, form)
 
 
 @cli.command()
@@ -366,13 +401,16 @@ def dashboard(location: str | None, port: int) -> None:
 @cli.command()
 @_store_option
 @_data_option
-def doctor(location: str | None, data_dir: Path | None) -> None:
+@click.option(
+    "--verify", is_flag=True, help="Read all of the store and every checkpoint: nothing lost, nothing altered."
+)
+def doctor(location: str | None, data_dir: Path | None, verify: bool) -> None:
     """Check the installation, the machine and the store. Changes nothing; exit code 4 if something is wrong."""
     from ablate.run.doctor import examine
 
     checks = []
-    for check in examine(_location(location), lambda: _existing_store(location), data_dir):
-        click.echo(str(check))
+    for check in examine(_location(location), lambda: _existing_store(location), data_dir, thorough=verify):
+        click.echo(visible(str(check), keep="\n\t"))  # names out of a store from elsewhere may stand in it
         checks.append(check)
     if any(check.level == "error" for check in checks):
         sys.exit(EXIT_ENVIRONMENT)
@@ -392,7 +430,7 @@ def main() -> None:
     """Run the command line and exit with one of the codes of ``ablate.errors``."""
     make_streams_safe()
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="ablate", standalone_mode=False)
         sys.stdout.flush()
     except AblateError as error:
         _say(str(error))
@@ -418,6 +456,19 @@ def main() -> None:
 
 
 # --- pieces of commands
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """End with the signal's own exit code, and say how to go on, where a signal stops what is done here."""
+    from ablate.run.stopping import Stopped, exit_code_of, stop_requests
+
+    try:
+        with stop_requests():
+            yield
+    except Stopped as stop:
+        _say(f"nothing is lost; resume with: {shlex.join(['ablate', *sys.argv[1:]])}")
+        sys.exit(exit_code_of(stop.number))
 
 
 def _open_plan(study: str, profile: str | None, overrides: Sequence[str], seeds: str | None, only: str | None) -> Plan:
@@ -461,6 +512,21 @@ def _time_arms(made: Plan, study: str, data_dir: Path | None) -> dict[str, float
     return found
 
 
+def _spread(store: Store | None, made: Plan) -> Spread | None:
+    """Return the spread of differences in what was run of this study so far: a pilot, an earlier version, itself."""
+    from ablate.analyse.analysis import analyse
+    from ablate.report.plan import Spread
+    from ablate.store.facts import find_study
+
+    if store is None:
+        return None
+    try:
+        sds = analyse(store, find_study(store, made.study.title)).spreads()
+    except StoreError:
+        return None  # it was never run, or by a version of ablate that this one can't read
+    return Spread(median(sds), len(sds)) if sds else None
+
+
 def _say_summary(made: Plan, summary: Summary) -> None:
     parts = [f"{_count(summary.count('done'), 'trial')} done"]
     for state in ("failed", "running", "waiting"):
@@ -475,6 +541,21 @@ def _say_summary(made: Plan, summary: Summary) -> None:
         title = made.study.title
         _say(f"hint: `ablate logs {title} ARM` shows why; once that is mended, `ablate retry {title}` puts them back")
         _say("      in the queue, and the same `ablate run` runs them")
+
+
+def _print_analysis(analysis: Analysis, form: str | None) -> None:
+    if form is None:
+        from ablate.report.terminal import print_report
+
+        print_report(analysis, _stdout())
+    elif form == "markdown":
+        from ablate.report import markdown
+
+        click.echo(markdown.render(analysis), nl=False)
+    else:
+        from ablate.report import json
+
+        click.echo(json.render(analysis), nl=False)
 
 
 def _print_terminal_report(store: Store, title: str) -> None:
@@ -517,9 +598,24 @@ def _existing_store(location: str | None, *, read_only: bool = True) -> Store | 
     from ablate.store.store import open_store
 
     where = _location(location)
-    if "://" not in where and not Path(where).exists():
-        return None
+    if "://" not in where and not (Path(where).exists() and Path(where).stat().st_size):
+        return None  # an empty file is what is left where the disk was full when it was to be made
     return open_store(where, folder=_runs_folder(location), read_only=read_only, create="postgresql" in where)
+
+
+def _damage_of_store(location: str | None) -> StoreError | None:
+    """Return what is wrong with the store that a command failed on; None where it is sound, and the fault is ours."""
+    from ablate.store.integrity import store_flaws
+
+    try:
+        store = _existing_store(location)
+        flaws = store_flaws(store, thorough=True) if store is not None else []
+    except StoreError as error:
+        return error
+    if store is None or not flaws:
+        return None
+    hint = "`ablate doctor --verify` lists all that is wrong; ablate leaves the file as it is"
+    return StoreError(f"the store is damaged: {flaws[0]}", where=store.name, hint=hint)
 
 
 def _store_to_read(location: str | None) -> Store:
@@ -556,8 +652,13 @@ def _split(text: str | None) -> list[str]:
 def _size(made: Plan) -> str:
     arms = len({each.arm for each in made.replicates})
     of = f"{arms} of " if arms < len(made.arms) else ""
-    seeds = _count(len(made.study.seeds), "seed")
-    return f"{of}{_count(len(made.arms), 'arm')} × {seeds}, {_count(len(made.trials()), 'trial')}"
+    rule = made.study.seeds
+    more = len(rule.numbers) > len(rule.first)
+    seeds = f"{len(rule.first)} to {len(rule.numbers)} seeds" if more else _count(len(rule.first), "seed")
+    if made.study.confirm_seeds is not None:
+        seeds = f"({seeds} + {len(made.study.fresh_seeds)} fresh ones)"
+    so_far = " at first" if made.study.grows else ""
+    return f"{of}{_count(len(made.arms), 'arm')} × {seeds}, {_count(len(made.trials()), 'trial')}{so_far}"
 
 
 def _count(number: int, noun: str) -> str:

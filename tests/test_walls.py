@@ -37,7 +37,13 @@ LIBRARIES_KEPT_OUT = {
     "cli": {"torch", "pandas", "optuna", "sqlalchemy"},
 }
 # train/ reads these without torch, so that the runner can
-TORCH_FREE = ["ablate.train", "ablate.train.folder", "ablate.train.seeding"]
+TORCH_FREE = [
+    "ablate.train",
+    "ablate.train.folder",
+    "ablate.train.manifest",
+    "ablate.train.scores",
+    "ablate.train.seeding",
+]
 
 
 def room_of(path: Path) -> str:
@@ -85,7 +91,7 @@ def test_the_runner_reads_attempt_folders_without_torch(module: str, tmp_path: P
 
 
 def test_the_runner_itself_has_no_torch(tmp_path: Path) -> None:
-    loaded = modules_after("import ablate.run.runner, ablate.run.progress", tmp_path)
+    loaded = modules_after("import ablate.run.runner, ablate.run.scores, ablate.run.progress", tmp_path)
     assert not loaded & {"torch", "pandas", "optuna"}
 
 

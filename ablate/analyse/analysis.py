@@ -4,23 +4,47 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from ablate.analyse.effects import cell, compare, seeds_identical
-from ablate.analyse.findings import Analysis, ArmResult, Comparison, DesignResult, Drift, MetricInfo, TrialResult, count
-from ablate.analyse.results import read_results, stored_plan
-from ablate.plan.designs import Arm, Contrast
+import numpy as np
+
+from ablate.analyse.declared import ADDED, family_of, later_versions, remarks_of
+from ablate.analyse.effects import ArmScores, Sample, cell, compare, sample_of, seeds_identical
+from ablate.analyse.findings import (
+    Analysis,
+    ArmResult,
+    Cell,
+    Comparison,
+    Conclusion,
+    DesignResult,
+    Drift,
+    Effect,
+    MetricInfo,
+    TrialResult,
+    count,
+)
+from ablate.analyse.results import Results, read_results
+from ablate.analyse.verdicts import Judged, judge
+from ablate.plan.arms import Arm, Contrast
+from ablate.plan.designs import BOTH, TOTAL
+from ablate.plan.replication import adjusted
 from ablate.plan.trials import Plan
-from ablate.store.facts import StoredStudy
+from ablate.stats.replication import anytime_p
+from ablate.store.facts import StoredStudy, StoredVersion, versions_of
+from ablate.store.scores import Scores, scores_of
 from ablate.store.store import Store
-from ablate.study.schema import BASELINE, FULL, Study
-from ablate.study.settings import differences
+from ablate.study.schema import BASELINE, FULL, Metric, Role, Study
 
 FACTS = ("parameters", "flops", "images_per_s")
 
 
 # what must not differ between the trials of a table; data only within an arm, for a step may change the data
 DRIFT_FACTS = ("ablate", "cpu", "driver", "gpu", "python", "threads", "torch")
+CODE = "code"
 DATA = "data_sha256"
+
+Arms = Mapping[tuple[str, Role], ArmResult]
+Scored = Mapping[tuple[str, Role], ArmScores]
 
 
 def analyse(store: Store, stored: StoredStudy) -> Analysis:
@@ -28,13 +52,19 @@ def analyse(store: Store, stored: StoredStudy) -> Analysis:
 
     Raises StoreError where the store can't be read, or where another version of ablate wrote the study.
     """
-    plan = stored_plan(stored)
-    results = read_results(store, stored, plan)
+    plan, results = read_results(store, stored)
+    versions = versions_of(store, stored.name, stored.profile)
     study = plan.study
-    every = [trial for trials in results.values() for trial in trials]
-    usual_code = _commonest({trial.fingerprint: trial.code_sha256 for trial in every})
-    usual = {fact: _usual(fact, every) for fact in DRIFT_FACTS}
-    arms = {arm.name: _arm_result(arm, results[arm.name], study, usual_code, usual) for arm in plan.arms}
+    scores = _scores(store, stored)
+    arms = _arm_results(plan, results, scores)
+    family = family_of(plan, versions)
+    compared = {
+        (contrast.design, contrast.name): _compared(plan, contrast, arms, scores) for contrast in plan.contrasts
+    }
+    tests = _tests(plan, arms, scores, compared, family.size)
+    current = next(version for version in versions if version.id == stored.id)
+    tests = {key: _with_remarks(plan, key, test, results, current, versions) for key, test in tests.items()}
+    tests = _with_anytime(plan, tests, compared, family.size)
     return Analysis(
         title=stored.title,
         name=stored.name,
@@ -42,34 +72,70 @@ def analyse(store: Store, stored: StoredStudy) -> Analysis:
         version=stored.version,
         question=study.question,
         task=study.task,
-        metrics=tuple(MetricInfo(name, each.goal, each.unit, each.title) for name, each in study.metrics.items()),
-        seeds=study.seeds,
+        metrics=metric_infos(study),
+        seeds=study.seeds.numbers,
+        fresh_seeds=study.fresh_seeds,
+        looks=study.seeds.looks,
+        weights=study.seeds.weights,
+        half_width=study.seeds.half_width,
+        pilot=study.seeds.pilot,
         alpha=study.analysis.alpha,
+        correction=study.analysis.correction,
+        pairing=study.analysis.pairing,
+        scope=study.analysis.scope,
+        family=family,
+        later_versions=later_versions(plan, current, versions),
         gpus=study.resources.gpus,
         arms=tuple(arms.values()),
-        designs=tuple(_design_result(name, plan, arms) for name in _design_names(study)),
-        counts=count(every),
+        designs=tuple(_design_results(plan, arms, compared, tests)),
+        counts=count(trial for trials in results.values() for trial in trials),
         source=study.reference.source if study.reference else "",
         assumed=study.assumed,
     )
 
 
-def _design_names(study: Study) -> list[str]:
-    return list(dict.fromkeys(design.name for design in study.designs))
+def metric_infos(study: Study) -> tuple[MetricInfo, ...]:
+    return tuple(
+        MetricInfo(name, each.goal, each.unit, each.title, each.margin, each.on_diverged)
+        for name, each in study.metrics.items()
+    )
 
 
-def _arm_result(
+def _scores(store: Store, stored: StoredStudy) -> Scored:
+    found: dict[tuple[str, Role], dict[int, Scores]] = {}
+    for (arm, role, seed), scores in scores_of(store, stored.id).items():
+        found.setdefault((arm, role), {})[seed] = scores
+    return found
+
+
+# --- arms ----------------------------------------------------------------------------------------------------------
+
+
+def _arm_results(plan: Plan, results: Results, scores: Scored) -> Arms:
+    every = [trial for trials in results.values() for trial in trials]
+    usual = {CODE: _usual(CODE, every), **{fact: _usual(fact, every) for fact in DRIFT_FACTS}}
+    arms = {arm.name: arm for arm in plan.arms}
+    return {
+        (name, role): arm_result(arms[name], role, trials, plan.study, usual, scores.get((name, role), {}))
+        for (name, role), trials in results.items()
+    }
+
+
+def arm_result(
     arm: Arm,
+    role: Role,
     trials: tuple[TrialResult, ...],
     study: Study,
-    usual_code: str | None,
     usual: Mapping[str, str | None],
+    scores: ArmScores,
 ) -> ArmResult:
-    cells = {name: cell(trials, name) for name in study.metrics}
+    """Return an arm with its cells. ``usual`` has, by fact, what most trials ran with; any other is marked as drift."""
+    cells = {name: cell(trials, name, metric) for name, metric in study.metrics.items()}
     with_result = [trial for trial in trials if trial.status in ("finished", "diverged")]
     seconds = [trial.seconds for trial in with_result if trial.seconds is not None]
-    facts = {name: cell(trials, name).mean for name in FACTS}
+    facts = {name: _mean(trials, name) for name in FACTS}
     published = study.reference.values if study.reference else {}
+    examples, top = _right_or_wrong(scores)
     return ArmResult(
         name=arm.name,
         title=arm.title,
@@ -81,60 +147,219 @@ def _arm_result(
         facts={name: mean for name, mean in facts.items() if mean is not None},
         published={metric: values[arm.name] for metric, values in published.items() if arm.name in values},
         identical_seeds=seeds_identical(cells),
-        other_code=tuple(t.seed for t in with_result if t.code_sha256 is not None and t.code_sha256 != usual_code),
         drifts=tuple(_drifts(with_result, {**usual, DATA: _usual(DATA, with_result)})),
+        role=role,
+        examples=examples,
+        top=top,
     )
+
+
+def _mean(trials: Sequence[TrialResult], fact: str) -> float | None:
+    return cell(trials, fact, Metric(goal="max")).mean
+
+
+def _right_or_wrong(scores: ArmScores) -> tuple[int, float]:
+    """Return how many examples were scored, and the score of a right one where the others have zero; else (0, 0)."""
+    levels = {float(level) for each in scores.values() for level in np.unique(each.values)}
+    sizes = {len(each.ids) for each in scores.values()}
+    if len(sizes) != 1 or len(levels) != 2 or min(levels) != 0:
+        return 0, 0.0
+    return sizes.pop(), max(levels)
 
 
 def _drifts(trials: Sequence[TrialResult], usual: Mapping[str, str | None]) -> Iterator[Drift]:
     for fact, most in usual.items():
         others: dict[str, list[int]] = {}
         for trial in trials:
-            here = trial.environment.get(fact)
+            here = _fact(trial, fact)
             if here and most and here != most:
                 others.setdefault(here, []).append(trial.seed)
         for here, seeds in others.items():
             yield Drift(fact, tuple(seeds), here, str(most))
 
 
+def _fact(trial: TrialResult, fact: str) -> str | None:
+    return trial.code_sha256 if fact == CODE else trial.environment.get(fact) or None
+
+
 def _usual(fact: str, trials: Iterable[TrialResult]) -> str | None:
-    """Return the value of a fact that most trials with a result have."""
+    """Return the value of a fact that most trials with a result have; of two equally common ones, the first met."""
     with_result = (trial for trial in trials if trial.status in ("finished", "diverged"))
-    return _commonest({trial.fingerprint: trial.environment.get(fact) or None for trial in with_result})
-
-
-def _commonest(values: Mapping[str, str | None]) -> str | None:
-    """Return the value that most trials have, by fingerprint; of two equally common ones, the first met."""
+    values = {trial.fingerprint: _fact(trial, fact) for trial in with_result}
     known = Counter(value for value in values.values() if value is not None)
     return known.most_common(1)[0][0] if known else None
 
 
-def _design_result(name: str, plan: Plan, arms: Mapping[str, ArmResult]) -> DesignResult:
-    contrasts = [contrast for contrast in plan.contrasts if contrast.design == name]
-    comparisons = tuple(_compared(contrast, arms, plan.study) for contrast in contrasts)
-    names = _row_order(name, contrasts)
-    trials = {trial.fingerprint: trial for arm in names for trial in arms[arm].trials}
-    done = [trial.seconds or 0.0 for trial in trials.values() if trial.status in ("finished", "diverged")]
-    total = _total(contrasts, plan, arms) if name == "ladder" else None
-    return DesignResult(name, names, comparisons, count(trials.values()), sum(done), total)
+# --- comparisons ---------------------------------------------------------------------------------------------------
 
 
-def _compared(contrast: Contrast, arms: Mapping[str, ArmResult], study: Study) -> Comparison:
-    return compare(contrast, arms, metrics=list(study.metrics), seeds=study.seeds, alpha=study.analysis.alpha)
+def _role(study: Study, design: str) -> Role:
+    return study.role("ladder" if design == BOTH else design)
 
 
-def _row_order(design: str, contrasts: Sequence[Contrast]) -> tuple[str, ...]:
-    """Return the arms of a design as its table lists them: what a row is compared with stands above it."""
-    first = FULL if design == "leave-one-out" else BASELINE
-    return tuple(dict.fromkeys([first, *(name for each in contrasts for name in (each.other, each.arm))]))
+def _compared(plan: Plan, contrast: Contrast, arms: Arms, scores: Scored) -> Comparison:
+    study = plan.study
+    role = _role(study, contrast.design)
+    nothing = arms[contrast.arms[0], "main"]
+    of_role = {
+        name: arms.get((name, role), replace(arms[name, "main"], trials=(), cells=_emptied(nothing), role=role))
+        for name in contrast.arms
+    }
+    sample = Sample(
+        of_role,
+        study.seeds.numbers if role == "main" else study.fresh_seeds,
+        study.analysis.alpha,
+        study.seeds.first,
+        {name: scores.get((name, role), {}) for name in contrast.arms},
+    )
+    reached = plan.reached.get(plan.key(contrast)) if contrast.tested else None
+    found = compare(study, contrast, sample_of(study, contrast, reached, sample))
+    if contrast.design != "path":
+        return found
+    chosen = {name: arms[name, "main"].cells[study.primary].mean for name in contrast.arms}
+    known = [weight * mean for name, weight in contrast.weights if (mean := chosen[name]) is not None]
+    return replace(found, claimed=sum(known) if len(known) == len(chosen) else None)
 
 
-def _total(contrasts: Sequence[Contrast], plan: Plan, arms: Mapping[str, ArmResult]) -> Comparison | None:
-    """Compare the trunk's last rung with the baseline, unless a row does so already."""
-    trunk = [contrast for contrast in contrasts if not contrast.branch]
-    if not trunk or trunk[-1].other == BASELINE:
+def _emptied(arm: ArmResult) -> dict[str, Cell]:
+    return {name: Cell(name, 0, None, None, None, {}) for name in arm.cells}
+
+
+def _tests(
+    plan: Plan, arms: Arms, scores: Scored, compared: Mapping[tuple[str, str], Comparison], family: int
+) -> dict[str, Conclusion]:
+    """Return the conclusion of each declared comparison by key, and where diverged seeds decide it, the other one."""
+    metric = metric_infos(plan.study)[0]
+    judged = {key: _judged(plan, contrast, arms, compared) for key, contrast in plan.family().items() if contrast}
+    tests = judge(plan.study, metric, judged, family)
+    dropped = {
+        key: _without_scored(plan, contrast, arms, scores) for key, contrast in plan.family().items() if contrast
+    }
+    if not any(dropped.values()):
+        return tests
+    others = {key: replace(each, comparison=dropped[key] or each.comparison) for key, each in judged.items()}
+    verdicts = judge(plan.study, metric, others, family)
+    return {
+        key: replace(test, if_dropped=verdicts[key].verdict) if verdicts[key].verdict != test.verdict else test
+        for key, test in tests.items()
+    }
+
+
+def _judged(plan: Plan, contrast: Contrast, arms: Arms, compared: Mapping[tuple[str, str], Comparison]) -> Judged:
+    role = _role(plan.study, contrast.design)
+    found = [arms[name, role] for name in contrast.arms if (name, role) in arms]
+    return Judged(
+        compared[contrast.design, contrast.name],
+        plan.reached.get(plan.key(contrast)),
+        lifeless=any(arm.identical_seeds for arm in found),
+        unfinished=not plan.study.seeds.looks and any(arm.is_unfinished for arm in found),
+        collapsed=frozenset(arm.name for arm in found if _has_collapsed(arm.cells[plan.study.primary])),
+    )
+
+
+def _has_collapsed(cell: Cell) -> bool:
+    return bool(cell.scored) and not cell.finished
+
+
+def _without_scored(plan: Plan, contrast: Contrast, arms: Arms, scores: Scored) -> Comparison | None:
+    """Return a comparison as it would be without the seeds that diverged; None where none of its arms has any."""
+    role, primary = _role(plan.study, contrast.design), plan.study.primary
+    present = {name: arms[name, role] for name in contrast.arms if (name, role) in arms}
+    if not any(arm.cells[primary].scored for arm in present.values()) or plan.study.seeds.looks:
         return None
-    last = plan.arm(trunk[-1].arm)
-    changes = differences(plan.arm(BASELINE).settings, last.settings)
-    contrast = Contrast("ladder", last.name, BASELINE, last.name, BASELINE, changes)
-    return _compared(contrast, arms, plan.study)
+    kept = {name: _finished_only(arm, plan.study) for name, arm in present.items()}
+    return _compared(plan, contrast, {**arms, **{(name, role): arm for name, arm in kept.items()}}, scores)
+
+
+def _finished_only(arm: ArmResult, study: Study) -> ArmResult:
+    trials = tuple(trial for trial in arm.trials if trial.status != "diverged")
+    return replace(arm, trials=trials, cells={n: cell(trials, n, metric) for n, metric in study.metrics.items()})
+
+
+def _with_remarks(
+    plan: Plan,
+    key: str,
+    test: Conclusion,
+    results: Results,
+    current: StoredVersion,
+    versions: Sequence[StoredVersion],
+) -> Conclusion:
+    contrast = plan.family()[key]
+    assert contrast is not None
+    role = _role(plan.study, contrast.design)
+    trials = {arm: results.get((arm, role), ()) for arm in contrast.arms}
+    return replace(test, remarks=remarks_of(key, contrast, trials, current, versions, plan))
+
+
+def _with_anytime(
+    plan: Plan, tests: Mapping[str, Conclusion], compared: Mapping[tuple[str, str], Comparison], family: int
+) -> dict[str, Conclusion]:
+    """Add p-values that allow for seeds added by hand, corrected like the others."""
+    ps: dict[str, float | None] = dict.fromkeys(tests)
+    for key, contrast in plan.family().items():
+        if contrast is not None and ADDED in tests[key].remarks:
+            effect = compared[contrast.design, contrast.name].effects[plan.study.primary]
+            ps[key] = anytime_p(list(effect.differences.values())) if effect.mean is not None else None
+    corrected = adjusted(list(ps.values()), family, plan.study.analysis.correction)
+    return {key: replace(test, anytime=p) for (key, test), p in zip(tests.items(), corrected, strict=True)}
+
+
+# --- designs -------------------------------------------------------------------------------------------------------
+
+
+def _design_results(
+    plan: Plan, arms: Arms, compared: Mapping[tuple[str, str], Comparison], tests: Mapping[str, Conclusion]
+) -> Iterator[DesignResult]:
+    both = [BOTH] if any(contrast.design == BOTH for contrast in plan.contrasts) else []
+    for design in [*plan.rows, *both]:
+        role = _role(plan.study, design)
+        contrasts = [contrast for contrast in plan.contrasts if contrast.design == design]
+        rows = [_with_test(plan, contrast, compared[contrast.design, contrast.name], tests) for contrast in contrasts]
+        names = _row_order(plan, design, contrasts)
+        asked_for = dict.fromkeys((*names, *plan.rows.get(design, ())))  # a path tries more than its rows show
+        trained = [trial for name in asked_for for trial in _trials_of(arms, name, role)]
+        done = {each.fingerprint: each.seconds or 0.0 for each in trained if each.status in ("finished", "diverged")}
+        yield DesignResult(
+            name=design,
+            arms=names,
+            comparisons=tuple(row for row in rows if row.name != TOTAL),
+            counts=count(trained),
+            seconds=sum(done.values()),
+            total=next((row for row in rows if row.name == TOTAL), None),
+            role=role,
+            components=_components(plan, design),
+        )
+
+
+def _trials_of(arms: Arms, name: str, role: Role) -> Iterator[TrialResult]:
+    """Yield an arm's trials for a design: with those that chose, where others confirm."""
+    for each in dict.fromkeys(("main", role)):
+        found = arms.get((name, each))
+        yield from found.trials if found else ()
+
+
+def _with_test(plan: Plan, contrast: Contrast, found: Comparison, tests: Mapping[str, Conclusion]) -> Comparison:
+    if not contrast.tested:
+        return found
+    primary = plan.study.primary
+    effect: Effect = replace(found.effects[primary], conclusion=tests[plan.key(contrast)])
+    return replace(found, effects={**found.effects, primary: effect})
+
+
+def _components(plan: Plan, design: str) -> tuple[str, ...]:
+    declared = next((each for each in plan.study.designs if each.name == design), None)
+    if design not in ("factorial", "fractional") or declared is None:
+        return ()
+    wanted = set(declared.steps or (step.name for step in plan.study.trunk))
+    return tuple(step.name for step in plan.study.steps if step.name in wanted)
+
+
+def _row_order(plan: Plan, design: str, contrasts: Sequence[Contrast]) -> tuple[str, ...]:
+    """Return the arms of a design as its table lists them: what a row is compared with stands above it."""
+    if design in ("factorial", "fractional"):
+        return plan.rows[design]
+    if design == BOTH:
+        return tuple(dict.fromkeys(name for each in ("leave-one-out", "one-at-a-time") for name in plan.rows[each]))
+    first = FULL if design == "leave-one-out" else BASELINE
+    rows = [name for each in contrasts if each.arm for name in (each.other, each.arm)]
+    return tuple(dict.fromkeys([first, *rows]))

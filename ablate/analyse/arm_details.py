@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.analyse.findings import TrialResult
-from ablate.analyse.results import results_from, stored_plan
+from ablate.analyse.results import results_from
 from ablate.errors import AblateError
 from ablate.store.facts import StoredStudy
 from ablate.store.history import StoredAttempt, arms_of, history_of
@@ -70,8 +70,8 @@ def arm_details(store: Store, stored: StoredStudy, name: str) -> ArmDetails:
     if name not in arms:
         raise AblateError(f"`{stored.title}` has no arm `{name}`", hint=did_you_mean(name, arms))
     arm = arms[name]
-    plan = stored_plan(stored)
     history = history_of(store, stored.id)
+    plan, results = results_from(store, stored, history.trials, history.measurements)
     trials = {(trial.arm, trial.seed): trial.trial for trial in history.trials}
     attempts: dict[int, list[AttemptDetails]] = {}
     for attempt in history.attempts:
@@ -83,12 +83,16 @@ def arm_details(store: Store, stored: StoredStudy, name: str) -> ArmDetails:
         title=arm.title,
         parent=arm.parent,
         changes=tuple(map(str, differences(parent.settings, arm.settings))) if parent else (),
-        compared=tuple(ComparedWith(c.design, c.minuend, c.subtrahend) for c in plan.contrasts if c.arm == name),
+        compared=tuple(
+            ComparedWith(c.design, c.minuend, c.subtrahend) for c in plan.contrasts if c.arm == name and c.tested
+        ),
         settings=plan.arm(name).settings,  # in the order of the study file
         metrics=tuple(plan.study.metrics),
         seeds=tuple(
             SeedDetails(result, tuple(attempts.get(trials.get((name, result.seed), -1), ())))
-            for result in results_from(history.trials, history.measurements, plan)[name]
+            for (of_arm, _), found in results.items()
+            if of_arm == name
+            for result in found
         ),
     )
 

@@ -3,82 +3,196 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ablate.analyse.findings import ArmResult, Cell, Comparison, Effect, Interval, TrialResult
-from ablate.plan.designs import Contrast
-from ablate.stats.intervals import is_usable, paired_interval, summarise
+from ablate.plan.arms import Contrast
+from ablate.plan.crossed import CROSS
+from ablate.plan.outcomes import SETTLED, Told, scored
+from ablate.plan.replication import Reached, contrast_cells, is_paired
+from ablate.stats.intervals import (
+    NEGLIGIBLE,
+    Estimate,
+    crossed_estimate,
+    paired_estimate,
+    stein_estimate,
+    summarise,
+    welch_estimate,
+)
+from ablate.stats.proportions import mcnemar
+from ablate.store.scores import Scores
+from ablate.study.schema import Metric, Study
+
+# per-example scores of one arm, by seed
+ArmScores = Mapping[int, Scores]
 
 
-def cell(trials: Sequence[TrialResult], metric: str) -> Cell:
-    """Summarise one metric over the seeds that finished."""
-    values: dict[int, float] = {}
-    undefined: list[int] = []
-    for trial in trials:
-        if trial.status == "diverged":
-            undefined.append(trial.seed)
-        elif trial.status == "finished" and metric in trial.values:
-            if is_usable(trial.values[metric]):
-                values[trial.seed] = trial.values[metric]
-            else:
-                undefined.append(trial.seed)
-    if not values:
-        return Cell(metric, 0, None, None, None, {}, tuple(undefined))
-    summary = summarise(list(values.values()))
-    return Cell(metric, summary.n, summary.mean, summary.sd, summary.se, values, tuple(undefined))
+@dataclass(frozen=True)
+class Sample:
+    """What a comparison is made from: arms by name, the seeds that may take part, in order, and the level 1 − alpha.
+
+    ``pilot`` are the seeds that decided how many there are; ``scores`` are per-example, where the scope asks for them.
+    """
+
+    arms: Mapping[str, ArmResult]
+    seeds: tuple[int, ...]
+    alpha: float
+    pilot: tuple[int, ...] = ()
+    scores: Mapping[str, ArmScores] | None = None
+
+
+def cell(trials: Sequence[TrialResult], name: str, metric: Metric) -> Cell:
+    """Summarise one metric over the seeds that have a value, a declared one where they diverged."""
+    told = {trial.seed: Told(trial.status, trial.values.get(name)) for trial in trials}
+    found = scored(told, metric)
+    if not found.values:
+        return Cell(name, 0, None, None, None, {}, found.undefined)
+    summary = summarise(list(found.values.values()))
+    return Cell(name, summary.n, summary.mean, summary.sd, summary.se, found.values, found.undefined, found.scored)
 
 
 def seeds_identical(cells: Mapping[str, Cell]) -> bool:
     """Tell whether two or more seeds gave one and the same value of every metric.
 
     Of every metric: an accuracy may tie by chance, or sit at the floor that a collapsed network has on every seed.
+    Seeds that diverged have no value of their own.
     """
-    measured = [each for each in cells.values() if each.n]
-    return bool(measured) and all(each.n > 1 and each.sd == 0 for each in measured)
+    measured = [each for each in cells.values() if each.finished]
+    return bool(measured) and all(len(each.finished) > 1 and len(set(each.finished.values())) == 1 for each in measured)
 
 
-def compare(
-    contrast: Contrast, arms: Mapping[str, ArmResult], *, metrics: Sequence[str], seeds: Sequence[int], alpha: float
-) -> Comparison:
-    """Return the effect of a contrast on each metric, paired by seed."""
-    minuend, subtrahend = arms[contrast.minuend], arms[contrast.subtrahend]
-    effects = {name: effect(name, minuend, subtrahend, seeds=seeds, alpha=alpha) for name in metrics}
+def sample_of(study: Study, contrast: Contrast, reached: Reached | None, sample: Sample) -> Sample:
+    """Narrow a sample to what a comparison may use: at looks, the seeds and the level of the look it is at.
+
+    One that is not tested has looks all the same, as its arms were given their seeds after looks at others: it is at
+    the last one that all of its arms have reached.
+    """
+    if not study.seeds.looks:
+        return sample
+    look = reached.look if reached else _look_reached(study, contrast, sample)
+    if look is None:
+        return sample
+    level = study.analysis.alpha * study.seeds.weights[look]
+    return replace(sample, seeds=sample.seeds[: study.seeds.looks[look]], alpha=level)
+
+
+def _look_reached(study: Study, contrast: Contrast, sample: Sample) -> int | None:
+    """Return the last look for whose seeds every arm has a result."""
+    settled = min(sum(trial.status in SETTLED for trial in sample.arms[arm].trials) for arm in contrast.arms)
+    return next((k for k, count in reversed(list(enumerate(study.seeds.looks))) if count <= settled), None)
+
+
+def compare(study: Study, contrast: Contrast, sample: Sample) -> Comparison:
+    """Return the effect of a contrast on each metric."""
+    effects = {name: effect(study, contrast, name, sample) for name in study.metrics}
     return Comparison(
+        name=contrast.name,
+        weights=contrast.weights,
+        effects=effects,
+        title=contrast.title,
         arm=contrast.arm,
         other=contrast.other,
-        minuend=contrast.minuend,
-        subtrahend=contrast.subtrahend,
         changes=tuple(map(str, contrast.changes)),
-        effects=effects,
         branch=contrast.branch,
         note=contrast.note,
-        identical=_identical(effects, primary=metrics[0]),
+        identical=_identical(contrast, effects, sample, primary=study.primary),
+        networks_differ=_networks_differ(contrast, sample),
     )
 
 
-def effect(metric: str, minuend: ArmResult, subtrahend: ArmResult, *, seeds: Sequence[int], alpha: float) -> Effect:
-    """Return the mean difference over the seeds that both arms have; none where an arm has an undefined value."""
-    left, right = minuend.cells[metric], subtrahend.cells[metric]
-    common = [seed for seed in seeds if seed in left.values and seed in right.values]
-    dropped = tuple(seed for seed in seeds if seed not in common)
-    differences = {seed: left.values[seed] - right.values[seed] for seed in common}
-    withheld = tuple(arm.name for arm in (minuend, subtrahend) if arm.cells[metric].undefined)
-    if withheld or not common:
-        return Effect(
-            metric, minuend.name, subtrahend.name, len(common), None, None, None, None, differences, dropped, withheld
-        )
-    found = paired_interval(
-        [left.values[seed] for seed in common], [right.values[seed] for seed in common], alpha=alpha
-    )
-    interval = None
-    # an arm whose seeds are all one run lends its comparison a spread that is not that of seeds
-    if found.low is not None and found.high is not None and not minuend.identical_seeds | subtrahend.identical_seeds:
-        interval = Interval(found.low, found.high, found.level)
+def effect(study: Study, contrast: Contrast, metric: str, sample: Sample) -> Effect:
+    """Return the weighted sum of means on one metric; no mean where an arm has an undefined value or none at all."""
+    cells = {arm: sample.arms[arm].cells[metric] for arm in contrast.arms}
+    values = {
+        arm: {seed: each.values[seed] for seed in sample.seeds if seed in each.values} for arm, each in cells.items()
+    }
+    paired = is_paired(study)
+    numbers, common = contrast_cells(contrast, values, sample.seeds, paired=paired)
+    differences = {seed: sum(w * values[arm][seed] for arm, w in contrast.weights) for seed in common}
+    withheld = tuple(arm for arm, each in cells.items() if set(each.undefined) & set(sample.seeds))
+    planned = {trial.seed for arm in contrast.arms for trial in sample.arms[arm].trials}
+    dropped = tuple(seed for seed in sample.seeds if seed in planned and seed not in common)
+    nothing = Effect(metric, len(common), None, None, None, None, differences, dropped, withheld)
+    if withheld or any(not each for _, each in numbers):
+        return nothing
+    single = all(len(each) == 1 for _, each in numbers)  # one run each has no error of any kind
+    if study.analysis.scope == "population" and metric == study.primary and not single:
+        found, why = _crossed(contrast, values, common, sample.scores or {})
+    elif study.seeds.half_width is not None:
+        pilot = sum(seed in sample.pilot for seed in common)
+        found, why = (stein_estimate(numbers, pilot=pilot), "") if pilot > 1 else (None, "the pilot has too few seeds")
+    else:
+        found, why = (paired_estimate(numbers) if paired else welch_estimate(numbers)), ""
+    if found is None:
+        return Effect(metric, len(common), None, None, None, None, differences, dropped, why=why)
     return Effect(
-        metric, minuend.name, subtrahend.name, found.n, found.mean, found.sd, found.se, interval, differences, dropped
+        metric, found.n, found.mean, found.sd, found.se, _interval(found, contrast, sample), differences, dropped,
+        method=found.method, df=found.df,
+    )  # fmt: skip
+
+
+def _interval(found: Estimate, contrast: Contrast, sample: Sample) -> Interval | None:
+    # an arm whose seeds are all one run lends its comparison a spread that is not that of seeds
+    if any(sample.arms[arm].identical_seeds for arm in contrast.arms):
+        return None
+    ends = found.interval(sample.alpha)
+    return None if ends is None else Interval(*ends, 1 - sample.alpha)
+
+
+def _crossed(
+    contrast: Contrast, values: Mapping[str, Mapping[int, float]], seeds: Sequence[int], scores: Mapping[str, ArmScores]
+) -> tuple[Estimate | None, str]:
+    """Return the estimate over seeds × examples, or why there is none."""
+    rows = []
+    ids: np.ndarray | None = None
+    for seed in seeds:
+        row: np.ndarray | float = 0.0
+        for arm, weight in contrast.weights:
+            found = scores.get(arm, {}).get(seed)
+            if found is None:
+                return None, f"no per-example scores of `{arm}` at seed {seed}"
+            if ids is not None and not np.array_equal(ids, found.ids):
+                return None, "the arms were scored on different examples"
+            ids = found.ids
+            mean, value = float(found.values.mean()), values[arm][seed]
+            if abs(mean - value) > 1e-4 * max(abs(mean), abs(value)):
+                return None, f"the mean of the scores of `{arm}` at seed {seed} is {mean:.6g}, its metric {value:.6g}"
+            row = row + weight * found.values
+        rows.append(row)
+    if len(rows) < 2 or ids is None or len(ids) < 2:
+        return None, "scope `population` needs two seeds and two examples"
+    return crossed_estimate(np.asarray(rows)), ""
+
+
+def _networks_differ(contrast: Contrast, sample: Sample) -> float | None:
+    """Return McNemar's p that the only two networks of a row are right on different examples."""
+    if len(contrast.weights) != 2 or sample.scores is None:
+        return None
+    pair = [sample.scores.get(arm, {}) for arm in contrast.arms]
+    if any(len(each) != 1 for each in pair) or pair[0].keys() != pair[1].keys():
+        return None
+    (first, second) = (next(iter(each.values())) for each in pair)
+    if not np.array_equal(first.ids, second.ids) or len(np.unique(np.append(first.values, second.values))) != 2:
+        return None
+    return mcnemar(int((first.values > second.values).sum()), int((first.values < second.values).sum()))
+
+
+def _identical(contrast: Contrast, effects: Mapping[str, Effect], sample: Sample, *, primary: str) -> bool:
+    """Tell whether a change leaves every seed's value of every metric as it was.
+
+    Of every metric: what moves any of them reaches the code, even where the primary one ties. Over many cells, what is
+    equal in each pair of them may leave the rounding of a sum; and an interaction may well be nothing.
+    """
+    if CROSS in contrast.name or not effects[primary].differences:
+        return False
+    return all(
+        abs(difference) <= (0.0 if len(contrast.weights) == 2 else NEGLIGIBLE * _largest(contrast, name, sample))
+        for name, each in effects.items()
+        for difference in each.differences.values()
     )
 
 
-def _identical(effects: Mapping[str, Effect], *, primary: str) -> bool:
-    """A change that moves any metric reaches the code, even where the primary one ties."""
-    values = [difference for each in effects.values() for difference in each.differences.values()]
-    return bool(effects[primary].differences) and not any(values)
+def _largest(contrast: Contrast, metric: str, sample: Sample) -> float:
+    return max(abs(value) for arm in contrast.arms for value in sample.arms[arm].cells[metric].values.values())

@@ -6,17 +6,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Status = Literal["finished", "diverged", "failed", "running", "waiting"]
+from ablate.plan.outcomes import Status
+from ablate.study.schema import SMALLEST_TEST, Role
+
+Verdict = Literal["better", "worse", "no effect", "unresolved", "not tested", "identical", "no seed effect"]
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """A declared metric: the first of an analysis is the primary one. ``goal`` is ``max`` or ``min``."""
+    """A declared metric: the first of an analysis is the primary one. ``goal`` is ``max`` or ``min``.
+
+    A primary effect within ``margin`` counts as none; ``on_diverged`` is the value that a diverged seed is given.
+    """
 
     name: str
     goal: str
     unit: str = ""
     title: str = ""
+    margin: float | None = None
+    on_diverged: float | None = None
 
     @property
     def label(self) -> str:
@@ -28,6 +36,7 @@ class TrialResult:
     """What became of one arm at one seed. ``values`` has every final number, finite or not; ``seconds`` are wall time.
 
     ``reason`` says why it failed. A trial is ``diverged`` if its attempt says so or its primary metric is not finite.
+    ``first_ended``: when it first had a result (Unix seconds).
     """
 
     seed: int
@@ -39,6 +48,7 @@ class TrialResult:
     seconds: float | None = None
     reason: str = ""
     code_sha256: str | None = None
+    first_ended: float | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
 
@@ -69,7 +79,8 @@ class Cell:
     """One arm's values of one metric: those of finished seeds, with n, mean and standard deviation (None for n < 2).
 
     ``undefined`` lists the seeds that ran to a result which is no finite number. They are not in the mean, which then
-    stands for the lucky seeds only: nothing is compared with such a cell.
+    stands for the lucky seeds only: nothing is compared with such a cell. ``scored`` lists those that diverged and are
+    in the mean, with the value that the study declares for them.
     """
 
     metric: str
@@ -79,6 +90,12 @@ class Cell:
     se: float | None
     values: Mapping[int, float]
     undefined: tuple[int, ...] = ()
+    scored: tuple[int, ...] = ()
+
+    @property
+    def finished(self) -> dict[int, float]:
+        """The values of the seeds that did finish."""
+        return {seed: value for seed, value in self.values.items() if seed not in self.scored}
 
 
 @dataclass(frozen=True)
@@ -97,8 +114,10 @@ class ArmResult:
 
     ``facts`` are the means of what a task may record beside its metrics: ``parameters``, ``flops``, ``images_per_s``.
     ``published`` are the study's reference values by metric. ``identical_seeds``: no declared metric varies with the
-    seed. ``other_code``: seeds whose attempt ran a version of the code that most trials of the study did not;
-    ``drifts``: the same of versions, device and data.
+    seed. ``drifts``: seeds whose attempt ran on other code, versions, devices or data than most trials of the study.
+    ``role`` is what its seeds are for: an arm of a path has those that chose it, and those that confirm it.
+    ``examples`` is the size of the test set and ``top`` the score of a right answer, where per-example scores are right
+    or wrong.
     """
 
     name: str
@@ -111,13 +130,20 @@ class ArmResult:
     facts: Mapping[str, float] = field(default_factory=dict)
     published: Mapping[str, float] = field(default_factory=dict)
     identical_seeds: bool = False
-    other_code: tuple[int, ...] = ()
     drifts: tuple[Drift, ...] = ()
+    role: Role = "main"
+    examples: int = 0
+    top: float = 0.0
 
     @property
     def failure(self) -> str:
         """The first reason of a failure, in the order of seeds; empty where nothing failed."""
         return next((trial.reason for trial in self.trials if trial.status == "failed"), "")
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Planned seeds are still to come."""
+        return bool(self.counts.running + self.counts.waiting)
 
     def seeds(self, status: Status) -> tuple[int, ...]:
         return tuple(trial.seed for trial in self.trials if trial.status == status)
@@ -133,16 +159,42 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Effect:
-    """Mean of ``minuend`` less mean of ``subtrahend`` on one metric, paired by seed, in the metric's own unit and sign.
+class Conclusion:
+    """What is concluded of a declared comparison on the primary metric.
 
-    ``differences`` holds one value per seed that both arms have; ``dropped`` are the other planned seeds. The interval
-    needs two of them and some noise. ``withheld`` lists the arms with an undefined value: then there is no mean.
+    ``p`` is of this comparison by itself (at looks: the least p/weight so far), ``adjusted`` corrected for all of them;
+    ``equivalent`` the adjusted p of "the effect is as large as the margin". ``within_margin``: better or worse, and yet
+    surely smaller than the margin. ``bound``: |effect| is below it (one level for both sides, 95 % at alpha 0.05).
+    ``seeds_needed``: about so many would show an effect of ``target`` in the correction's first step. ``look`` counts
+    the looks reached, 0 where there are none. ``remarks``: what of its declaration is younger than its first result;
+    ``anytime`` is then the p-value that allows for it. ``if_dropped``: the verdict with diverged seeds left out, where
+    it is another one.
+    """
+
+    verdict: Verdict
+    p: float | None = None
+    adjusted: float | None = None
+    equivalent: float | None = None
+    within_margin: bool = False
+    bound: float | None = None
+    target: float | None = None
+    seeds_needed: int | None = None
+    look: int = 0
+    remarks: tuple[str, ...] = ()
+    anytime: float | None = None
+    if_dropped: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A comparison on one metric, in the metric's own unit and sign: the weighted sum of arms' means.
+
+    ``differences`` holds one value per seed that all arms have; ``dropped`` are the other planned seeds. The interval
+    needs some noise, and two seeds of it. ``withheld`` lists the arms with an undefined value, and ``why`` says what
+    else is missing: then there is no mean. ``method``: ``paired``, ``welch``, ``stein`` or ``crossed``.
     """
 
     metric: str
-    minuend: str
-    subtrahend: str
     n: int
     mean: float | None
     sd: float | None
@@ -151,30 +203,49 @@ class Effect:
     differences: Mapping[int, float]
     dropped: tuple[int, ...] = ()
     withheld: tuple[str, ...] = ()
+    why: str = ""
+    method: Literal["paired", "welch", "stein", "crossed"] = "paired"
+    df: float = 0.0
+    conclusion: Conclusion | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row of a design: ``arm`` against ``other``, with an effect per metric.
+    """One row of a design: an effect per metric. Most rows compare ``arm`` with ``other``; some go over many cells.
 
-    ``changes`` are the settings that differ. ``identical``: every seed gives bit-identical values of every metric in
-    both arms.
+    ``weights`` say how arms enter it. ``changes`` are the settings that differ. ``identical``: every seed gives
+    bit-identical values of every metric in both arms. ``claimed``: what a path's step promised on the seeds that chose
+    it. ``networks_differ``: for one seed, McNemar's p that two networks err on different examples.
     """
 
-    arm: str
-    other: str
-    minuend: str
-    subtrahend: str
-    changes: tuple[str, ...]
+    name: str
+    weights: tuple[tuple[str, float], ...]
     effects: Mapping[str, Effect]
+    title: str = ""
+    arm: str = ""
+    other: str = ""
+    changes: tuple[str, ...] = ()
     branch: bool = False
     note: str = ""
     identical: bool = False
+    claimed: float | None = None
+    networks_differ: float | None = None
+
+    @property
+    def minuend(self) -> str:
+        return self.weights[0][0]
+
+    @property
+    def subtrahend(self) -> str:
+        return self.weights[1][0]
 
 
 @dataclass(frozen=True)
 class DesignResult:
-    """One design: its arms in the order of their rows, its comparisons, and in a ladder the total of the trunk."""
+    """One design: its arms in the order of their rows, its comparisons, and in a ladder the total of the trunk.
+
+    ``role`` tells whose seeds it is made from. ``components`` are the steps that a factorial or a fraction crosses.
+    """
 
     name: str
     arms: tuple[str, ...]
@@ -182,10 +253,24 @@ class DesignResult:
     counts: Counts
     seconds: float
     total: Comparison | None = None
+    role: Role = "main"
+    components: tuple[str, ...] = ()
 
     def comparison(self, arm: str) -> Comparison | None:
         """Return the row of an arm; None for the one that all others are measured from."""
         return next((each for each in self.comparisons if each.arm == arm), None)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The comparisons that are corrected for: those this version declares, and how many more stood in other ones."""
+
+    declared: int
+    withdrawn: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.declared + self.withdrawn
 
 
 @dataclass(frozen=True)
@@ -200,7 +285,17 @@ class Analysis:
     task: str
     metrics: tuple[MetricInfo, ...]
     seeds: tuple[int, ...]
+    fresh_seeds: tuple[int, ...]
+    looks: tuple[int, ...]
+    weights: tuple[float, ...]
+    half_width: float | None
+    pilot: int
     alpha: float
+    correction: str
+    pairing: str
+    scope: str
+    family: Family
+    later_versions: tuple[int, ...]
     gpus: int
     arms: tuple[ArmResult, ...]
     designs: tuple[DesignResult, ...]
@@ -212,8 +307,20 @@ class Analysis:
     def primary(self) -> MetricInfo:
         return self.metrics[0]
 
-    def arm(self, name: str) -> ArmResult:
-        return next(arm for arm in self.arms if arm.name == name)
+    def arm(self, name: str, role: Role = "main") -> ArmResult:
+        return next(arm for arm in self.arms if (arm.name, arm.role) == (name, role))
+
+    def spreads(self) -> list[float]:
+        """Return the sd of the primary metric's differences, of each two arms compared at three seeds or more."""
+        rows = [row for design in self.designs for row in design.comparisons if len(row.weights) == 2]
+        effects = [row.effects[self.primary.name] for row in rows]
+        # the same trials stand in several designs under several names: equal differences are one comparison
+        distinct = {tuple(sorted(map(abs, effect.differences.values()))): effect for effect in effects}
+        return [effect.sd for effect in distinct.values() if effect.n >= SMALLEST_TEST and effect.sd]
+
+    @property
+    def is_adaptive(self) -> bool:
+        return bool(self.looks) or self.half_width is not None
 
 
 def count(trials: Iterable[TrialResult]) -> Counts:

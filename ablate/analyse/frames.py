@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ablate.analyse.results import read_results, stored_plan
-from ablate.plan.designs import Arm
+from ablate.analyse.results import read_results
+from ablate.plan.arms import Arm
 from ablate.plan.trials import Plan
 from ablate.store.facts import StoredStudy
 from ablate.store.store import Store
+from ablate.study.schema import Role
 from ablate.study.settings import canonical, leaves, show
 
 if TYPE_CHECKING:
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 
 Frame: TypeAlias = "pandas.DataFrame"
 
-_LEADING = ("arm", "title", "seed", "state", "outcome", "attempts", "seconds")
+_LEADING = ("arm", "title", "seed", "role", "state", "outcome", "attempts", "seconds")
 _CLOSING = ("reason", "code_sha256", "fingerprint")
 
 
 def trials_frame(store: Store, stored: StoredStudy) -> Frame:
     """Return one row per (arm, seed), arms in plan order: what became of the trial and every final metric.
+
+    ``role``: ``main``, or ``confirm`` for seeds that measure again what the others chose.
 
     Settings that differ between arms are columns by their dotted path. What is not there is None or NaN. A metric or a
     setting with the name of another column is called ``metric:…`` or ``setting:…``. What the attempt ran on (commit,
@@ -30,8 +33,8 @@ def trials_frame(store: Store, stored: StoredStudy) -> Frame:
     """
     import pandas
 
-    plan = stored_plan(stored)
-    results = read_results(store, stored, plan)
+    plan, results = read_results(store, stored)
+    roles: tuple[Role, ...] = ("main", "confirm")
     recorded = {name for trials in results.values() for trial in trials for name in trial.values}
     metrics = [*plan.study.metrics, *sorted(recorded - set(plan.study.metrics))]
     settings = _differing(plan)
@@ -45,6 +48,7 @@ def trials_frame(store: Store, stored: StoredStudy) -> Frame:
             "arm": arm.name,
             "title": arm.title,
             "seed": trial.seed,
+            "role": role,
             "state": trial.state,
             "outcome": trial.outcome,
             "attempts": trial.attempts,
@@ -58,7 +62,8 @@ def trials_frame(store: Store, stored: StoredStudy) -> Frame:
         }
         for arm in plan.arms
         for values in [_cells(arm)]
-        for trial in results[arm.name]
+        for role in roles
+        for trial in results.get((arm.name, role), ())
     ]
     columns = [*_LEADING, *metric_columns.values(), *setting_columns.values(), *fact_columns.values(), *_CLOSING]
     frame = pandas.DataFrame(rows, columns=columns, dtype=object)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablate.analyse.findings import Counts, TrialResult, count
-from ablate.analyse.results import Results, results_from, stored_plan
+from ablate.analyse.results import Results, results_from
 from ablate.store.facts import StoredStudy
 from ablate.store.history import History, StoredRunner, history_of
 from ablate.store.store import Store
@@ -64,14 +64,18 @@ class Standing:
 def standing(store: Store, stored: StoredStudy, *, is_alive: Callable[[StoredRunner], bool]) -> Standing:
     """Return how far a study version has come, as of one moment of the store."""
     history = history_of(store, stored.id)
-    plan = stored_plan(stored)
-    results = results_from(history.trials, history.measurements, plan)
+    plan, results = results_from(store, stored, history.trials, history.measurements)
     return Standing(
         title=stored.title,
         version=stored.version,
         command=run_command(stored, history),
         counts=count(trial for trials in results.values() for trial in trials),
-        arms=tuple(ArmStanding(name, count(trials)) for name, trials in results.items()),
+        arms=tuple(
+            ArmStanding(
+                arm.name, count(trial for (name, _), trials in results.items() if name == arm.name for trial in trials)
+            )
+            for arm in plan.arms
+        ),
         runners=_runners(history, is_alive),
         failures=_failures(results),
     )
@@ -116,7 +120,7 @@ def _runners(history: History, is_alive: Callable[[StoredRunner], bool]) -> tupl
 def _failures(results: Results) -> tuple[Failure, ...]:
     """Return the failed trials in plan order; one that two arms share is told of once."""
     seen: dict[str, Failure] = {}
-    for arm, trials in results.items():
+    for (arm, _), trials in results.items():
         for trial in trials:
             if trial.status == "failed":
                 seen.setdefault(trial.fingerprint, _failure(arm, trial))

@@ -17,13 +17,14 @@ from ablate.analyse.findings import (
     ArmResult,
     Cell,
     Comparison,
+    Conclusion,
     Counts,
     DesignResult,
     Effect,
     Interval,
     TrialResult,
 )
-from ablate.report.table import ESTIMANDS
+from ablate.report.designs import ESTIMANDS
 
 SCHEMA = "ablate-report/v1"
 
@@ -47,13 +48,25 @@ def _report(analysis: Analysis) -> dict[str, Any]:
         "method": {
             "select": "last epoch, no checkpoint selection",
             "spread": "sample standard deviation over seeds (ddof 1)",
-            "interval": "paired t over the seeds that both arms have, for each comparison by itself",
+            "interval": "Student's t for each comparison by itself: paired by seed for two arms, Welch-Satterthwaite "
+            "over more; each effect names its own",
             "level": 1 - analysis.alpha,
+            "alpha": analysis.alpha,
+            "correction": analysis.correction,
+            "pairing": analysis.pairing,
+            "scope": analysis.scope,
+            "looks": list(analysis.looks),
+            "weights": list(analysis.weights),
+            "half_width": analysis.half_width,
+            "pilot": analysis.pilot,
+            "family": {**asdict(analysis.family), "size": analysis.family.size},
+            "later_versions": list(analysis.later_versions),
             "cost": "wall seconds of the trials with a result, summed over seeds",
             "gpus": analysis.gpus,
         },
         "metrics": [{**asdict(metric), "primary": metric == analysis.primary} for metric in analysis.metrics],
         "seeds": list(analysis.seeds),
+        "fresh_seeds": list(analysis.fresh_seeds),
         "counts": _counts(analysis.counts),
         "arms": [_arm(arm) for arm in analysis.arms],
         "designs": [_design(design) for design in analysis.designs],
@@ -69,6 +82,7 @@ def _counts(counts: Counts) -> dict[str, int]:
 def _arm(arm: ArmResult) -> dict[str, Any]:
     return {
         "name": arm.name,
+        "role": arm.role,
         "title": arm.title,
         "steps": list(arm.steps),
         "metrics": {name: _cell(cell) for name, cell in arm.cells.items()},
@@ -76,7 +90,7 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
         "counts": _counts(arm.counts),
         "failure": arm.failure or None,
         "identical_seeds": arm.identical_seeds,
-        "other_code": list(arm.other_code),
+        "drifts": [asdict(drift) for drift in arm.drifts],
         "seconds": _finite(arm.seconds),
         "facts": {name: _finite(value) for name, value in arm.facts.items()},
         "trials": [_trial(trial) for trial in arm.trials],
@@ -91,6 +105,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "se": _finite(cell.se),
         "values": _by_seed(cell.values),
         "undefined": list(cell.undefined),
+        "scored": list(cell.scored),
     }
 
 
@@ -113,6 +128,8 @@ def _trial(trial: TrialResult) -> dict[str, Any]:
 def _design(design: DesignResult) -> dict[str, Any]:
     return {
         "name": design.name,
+        "role": design.role,
+        "components": list(design.components),
         "estimand": ESTIMANDS[design.name],
         "arms": list(design.arms),
         "counts": _counts(design.counts),
@@ -124,14 +141,16 @@ def _design(design: DesignResult) -> dict[str, Any]:
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
     return {
-        "arm": comparison.arm,
-        "other": comparison.other,
-        "minuend": comparison.minuend,
-        "subtrahend": comparison.subtrahend,
+        "name": comparison.name,
+        "arm": comparison.arm or None,
+        "other": comparison.other or None,
+        "weights": [{"arm": arm, "weight": weight} for arm, weight in comparison.weights],
         "changes": list(comparison.changes),
         "branch": comparison.branch,
         "note": comparison.note or None,
         "identical": comparison.identical,
+        "claimed": _finite(comparison.claimed),
+        "networks_differ": _finite(comparison.networks_differ),
         "effects": {name: _effect(effect) for name, effect in comparison.effects.items()},
     }
 
@@ -146,7 +165,16 @@ def _effect(effect: Effect) -> dict[str, Any]:
         "differences": _by_seed(effect.differences),
         "dropped": list(effect.dropped),
         "withheld": list(effect.withheld),
+        "why": effect.why or None,
+        "method": effect.method,
+        "df": _finite(effect.df),
+        "conclusion": None if effect.conclusion is None else _conclusion(effect.conclusion),
     }
+
+
+def _conclusion(test: Conclusion) -> dict[str, Any]:
+    values = asdict(test)
+    return {name: _finite(value) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def _interval(interval: Interval | None) -> dict[str, Any] | None:

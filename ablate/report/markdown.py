@@ -7,8 +7,9 @@ from itertools import count
 
 from ablate.analyse.findings import Analysis
 from ablate.report import text
+from ablate.report.designs import build_tables
 from ablate.report.notes import Note
-from ablate.report.table import Column, Row, Table, build_tables
+from ablate.report.table import Column, Row, Table
 
 
 def render(analysis: Analysis) -> str:

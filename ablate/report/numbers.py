@@ -20,6 +20,16 @@ def plain(value: float) -> str:
     return f"{value:.10g}"
 
 
+def p_value(value: float) -> str:
+    """``<.001``, ``.012``, ``.39``; never zero, and nothing that would round to a level it has not reached."""
+    if value < 0.001:
+        return "<.001"
+    if value > 0.995:
+        return "1"
+    places = 3 if value < 0.0995 else 2
+    return f"{value:.{places}f}".removeprefix("0")
+
+
 def duration(seconds: float) -> str:
     """``2.3 s``, ``12 s``, ``3.4 min``, ``1.2 h``, ``140 h``."""
     if seconds < 59.5:

@@ -5,17 +5,20 @@ What differs stands below its arm and not beside it: lists of widths need the wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.text import Text
 
+from ablate.plan.arms import Contrast
 from ablate.plan.cost import ArmCost, Cost
-from ablate.plan.designs import Contrast
 from ablate.plan.trials import Plan
 from ablate.report.numbers import plural, seed_list
 from ablate.report.text import in_encoding, one_line
+from ablate.stats.power import certifiable, detectable
+from ablate.study.schema import SMALLEST_TEST, Study
+from ablate.study.settings import differences
 from ablate.study.words import duration
 
 _GAP = 2
@@ -32,31 +35,37 @@ class _Entry:
     trial: str
 
 
-def print_plan(plan: Plan, cost: Cost, console: Console) -> None:
-    """Print a plan to a console: a list of arms for each design, then the trials and their cost."""
+def print_plan(plan: Plan, cost: Cost, console: Console, *, spread: Spread | None = None) -> None:
+    """Print a plan to a console: a list of arms for each design, what its seeds can show, its trials and their cost.
+
+    ``spread`` is that of differences in results that are there already.
+    """
     study = plan.study
     metric = study.metrics[study.primary]
     better = "higher" if metric.goal == "max" else "lower"
     unit = f" ({metric.unit})" if metric.unit else ""
     _print(console, f"{study.title}: {study.question}" if study.question else study.title, style="bold")
-    _print(console, f"primary metric {study.primary}{unit}, {better} is better; seeds {seed_list(study.seeds)}")
+    _print(console, f"primary metric {study.primary}{unit}, {better} is better; {_seeds(study)}")
     costs = {each.arm: each for each in cost.arms if each.planned}
-    for design in dict.fromkeys(contrast.design for contrast in plan.contrasts):
-        rows = [row for row in plan.contrasts if row.design == design and {row.arm, row.other} <= costs.keys()]
-        if rows:
+    for design in plan.rows:
+        rows = [row for row in plan.contrasts if row.design == design and row.tested and set(row.arms) <= costs.keys()]
+        if design in _CROSSING:
+            entries = list(_models(plan, design, costs))
+        else:
+            entries = list(_entries(plan, rows, costs)) if rows else []
+        if entries:
             console.print()
-            _print_design(plan, rows, costs, console)
-    if not plan.contrasts:
+            _print_design(_estimand(design, rows), entries, console)
+    if not study.steps:
         _print(console, "the study has no steps: only the baseline is run")
     console.print()
-    for line in _totals(study.title, cost):
+    for line in (*_power(plan, spread), *_totals(study.title, cost), *_growth(plan)):
         _print(console, line)
 
 
-def _print_design(plan: Plan, rows: list[Contrast], costs: Mapping[str, ArmCost], console: Console) -> None:
-    entries = list(_entries(plan, rows, costs))
+def _print_design(estimand: str, entries: Sequence[_Entry], console: Console) -> None:
     timed = any(entry.trial for entry in entries)
-    heading = _Entry(_estimand(rows[0]), (), "done", "a trial" if timed else "")
+    heading = _Entry(estimand, (), "done", "a trial" if timed else "")
     done, trial = (max(len(cell) for cell in cells) for cells in zip(*map(_cells, (heading, *entries)), strict=True))
     room = min(max(len(entry.heading) for entry in (heading, *entries)), console.width - done - trial - 2 * _GAP)
     for entry in (heading, *entries):
@@ -74,10 +83,77 @@ def _cells(entry: _Entry) -> tuple[str, str]:
     return entry.done, entry.trial
 
 
-def _estimand(row: Contrast) -> str:
-    if row.minuend == row.arm:
-        return f"{row.design}: an effect is the arm less what it is compared with"
-    return f"{row.design}: an effect is {row.minuend} less the arm"
+_CROSSING = ("factorial", "fractional", "path")
+
+
+def _estimand(design: str, rows: Sequence[Contrast]) -> str:
+    if design == "path":
+        return "path: at each step the arm that helps most, then the chosen ones on fresh seeds"
+    if design in _CROSSING:
+        return f"{design}: {plural(len(rows), 'effect')} over all arms"
+    if rows[0].minuend == rows[0].arm:
+        return f"{design}: an effect is the arm less what it is compared with"
+    return f"{design}: an effect is {rows[0].minuend} less the arm"
+
+
+def _models(plan: Plan, design: str, costs: Mapping[str, ArmCost]) -> Iterator[_Entry]:
+    """Yield every arm of a design that crosses steps, with what it has on the baseline."""
+    for name in plan.rows[design]:
+        if name in costs:
+            changes = differences(plan.study.settings, plan.arm(name).settings)
+            yield _Entry(name, tuple(map(str, changes)) or ("the settings as they stand",), *_numbers(costs[name]))
+
+
+def _seeds(study: Study) -> str:
+    seeds = study.seeds
+    if seeds.looks:
+        shares = ", ".join(f"{weight:.2g}" for weight in seeds.weights)
+        return f"looks at {', '.join(map(str, seeds.looks))} seeds (shares of alpha {shares})"
+    if seeds.half_width is not None:
+        return f"a pilot of {len(seeds.first)} seeds, then up to {len(seeds.numbers)} for ±{seeds.half_width:g}"
+    fresh = f", confirmed on {seed_list(study.fresh_seeds)}" if study.fresh_seeds else ""
+    return f"seeds {seed_list(seeds.numbers)}{fresh}"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The sd of a difference between two arms at one seed, as ``rows`` comparisons of earlier results have it."""
+
+    sd: float
+    rows: int
+
+
+def _power(plan: Plan, spread: Spread | None) -> Iterator[str]:
+    """Say what the seeds can show, and at what price in seeds the corrected first step is to be had."""
+    study, family = plan.study, len(plan.family())
+    n = len(study.fresh_seeds) if study.confirm_seeds is not None else len(study.seeds.numbers)
+    if not family or study.seeds.half_width is not None:
+        return
+    alpha = study.analysis.alpha * (study.seeds.weights[-1] if study.seeds.looks else 1)
+    paired = study.analysis.pairing == "seed"
+    alone, corrected = (detectable(n, level, paired=paired) for level in (alpha, alpha / family))
+    of = "the differences" if paired else "one arm"
+    if n < SMALLEST_TEST or alone is None or corrected is None:
+        yield f"{plural(n, 'seed')}: means only; intervals and verdicts need {SMALLEST_TEST}"
+        return
+    unit = study.metrics[study.primary].unit or study.primary
+    spread = spread if paired else None  # that of differences says nothing of one arm
+    units = [f" ({size * spread.sd:.2g} {unit})" if spread else "" for size in (alone, corrected)]
+    yield (
+        f"{'at most ' if study.seeds.looks else ''}{plural(n, 'seed')}, {plural(family, 'comparison')}: shown 80% of "
+        f"the time are effects of {alone:.2g} sd of {of}{units[0]} by themselves, of {corrected:.2g} "
+        f"sd{units[1]} corrected for all"
+    )
+    if spread:
+        yield f"sd of the differences: {spread.sd:.2g} {unit}, the median of {plural(spread.rows, 'comparison')} so far"
+    else:
+        yield f"sd of {of}: not known yet; `--only` one arm tells, as a pilot of the same seeds"
+    margin = study.metrics[study.primary].margin
+    if margin is not None and spread:
+        least = certifiable(n, alpha / family, paired=paired)
+        if least is not None:
+            size = f"±{least * spread.sd:.2g} {unit}"
+            yield f"a true zero would be shown to lie within {size} 80% of the time; the margin is ±{margin:g} {unit}"
 
 
 def _entries(plan: Plan, rows: list[Contrast], costs: Mapping[str, ArmCost]) -> Iterator[_Entry]:
@@ -99,6 +175,20 @@ def _numbers(cost: ArmCost) -> tuple[str, str]:
     if cost.trial_s is None:
         return done, ""
     return done, duration(cost.trial_s) + ("" if cost.measured else " (timed)")
+
+
+def _growth(plan: Plan) -> Iterator[str]:
+    """Say how many trials there may be in the end, where results decide."""
+    study = plan.study
+    if not study.grows:
+        return
+    arms = len({name for design, names in plan.rows.items() if design != "path" for name in names})
+    fresh = arms if study.confirm_seeds is not None else 0
+    if "path" in plan.rows:
+        steps = len(study.trunk)
+        arms, fresh = arms + steps * (steps + 1) // 2 + 1, fresh + steps + 1
+    most = arms * len(study.seeds.numbers) + fresh * len(study.fresh_seeds)
+    yield f"results decide how many there are in the end: at most {plural(most, 'trial')}"
 
 
 def _totals(title: str, cost: Cost) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""One table per design: columns, rows of text, and notes. All renderings for people are made from it.
+"""What every table of a report is made of: columns, rows of text, and notes. All renderings for people print these.
 
 Nothing here is escaped: each rendering makes the text harmless in its own way.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ablate.analyse.findings import Analysis, ArmResult, Cell, Comparison, DesignResult, Effect, MetricInfo
-from ablate.report.notes import SPREAD_FROM, Note, notes_of
-from ablate.report.numbers import duration, fixed, plain, quantity, signed
+from ablate.analyse.findings import Analysis, ArmResult, Cell, Conclusion, Effect, MetricInfo
+from ablate.report.notes import SPREAD_FROM, Note
+from ablate.report.numbers import fixed, p_value, plain, signed
 from ablate.stats.digits import decimals
 
 
@@ -68,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The table of one design. ``estimand`` says in one sentence what is subtracted from what; ``places`` are the
+    """One table of a design. ``estimand`` says in one sentence what is subtracted from what; ``places`` are the
     decimals of its effects.
     """
 
@@ -82,144 +82,42 @@ class Table:
     notes: tuple[Note, ...]
 
 
-EFFECT_TITLES = {
-    "ladder": "Δ vs parent",
-    "leave-one-out": "worth in the final model",
-    "one-at-a-time": "worth alone",
-}
-
-ESTIMANDS = {
-    "ladder": "Δ is the mean of a row minus the mean of its parent: the effect of the step given the steps above it. "
-    "The parent is the row above, unless the row names another.",
-    "leave-one-out": "Worth in the final model is the mean of the full model (row 0) minus the mean of the row: "
-    "what is lost when that step alone is taken away.",
-    "one-at-a-time": "Worth alone is the mean of a row minus the mean of the baseline (row 0), or of the row that it "
-    "names: the effect of that step with no other.",
-}
-
-
-def build_tables(analysis: Analysis) -> tuple[Table, ...]:
-    """Return one table per design, in the order in which the study lists them."""
-    return tuple(_build(analysis, design) for design in analysis.designs)
-
-
-def _build(analysis: Analysis, design: DesignResult) -> Table:
-    order = _ordered(analysis, design)
-    number = {name: index for index, name in enumerate(order)}
-    arms = [analysis.arm(name) for name in order]
-    digits = _digits(analysis, design, arms)
-    rows = [_row(analysis, design, arm, number, digits) for arm in arms]
-    if design.total is not None:
-        rows.append(_total_row(analysis, design.total, number, digits))
-    columns = _columns(analysis, design, rows)
-    spread = any(isinstance(text, Value) and text.sd for row in rows for text in row.cells.values())
-    notes = notes_of(analysis, design, number, spread=spread, shown=_shown_effects(analysis, design))
-    return Table(
-        design=design.name,
-        heading=f"{analysis.title}: {design.name}",
-        progress=_progress(design),
-        estimand=ESTIMANDS[design.name],
-        columns=columns,
-        rows=tuple(rows),
-        places=digits.effects,
-        notes=notes,
-    )
-
-
-def _ordered(analysis: Analysis, design: DesignResult) -> list[str]:
-    """Return the arms as the table lists them: leave-one-out by worth, the best first, and last what has no effect."""
-    if design.name != "leave-one-out":
-        return list(design.arms)
-    sign = 1 if analysis.primary.goal == "max" else -1
-
-    def place(comparison: Comparison) -> tuple[bool, float]:
-        mean = comparison.effects[analysis.primary.name].mean
-        return mean is None, -sign * (mean or 0.0)
-
-    return [design.arms[0], *(each.arm for each in sorted(design.comparisons, key=place))]
-
-
-def _progress(design: DesignResult) -> str:
-    counts = design.counts
-    if counts.running + counts.waiting == 0:
-        return ""
-    return f"not finished: {counts.done} of {counts.planned} trials have a result; the numbers will change"
-
-
 @dataclass(frozen=True)
-class _Digits:
+class Digits:
     """The decimals of each metric's column, and of the column of effects."""
 
     cells: Mapping[str, int]
     effects: int
 
 
-def _digits(analysis: Analysis, design: DesignResult, arms: Sequence[ArmResult]) -> _Digits:
+def digits_of(analysis: Analysis, arms: Sequence[ArmResult], effects: Iterable[Effect]) -> Digits:
+    """Return the decimals that fit these arms and effects; effects have no fewer than the values.
+
+    Else a reader could not subtract one row from another.
+    """
     of_cells = {
         metric.name: decimals(
             [arm.cells[metric.name].se for arm in arms], [arm.cells[metric.name].mean for arm in arms]
         )
         for metric in analysis.metrics
     }
-    primary = analysis.primary.name
-    effects = [comparison.effects[primary] for comparison in design.comparisons]
     errors = [effect.se for effect in effects if effect.se]
-    own = decimals(errors, []) if errors else 0
-    # never fewer than the values have, or a reader could not subtract one row from another
-    return _Digits(of_cells, max(of_cells[primary], own))
+    means = [arm.cells[analysis.primary.name].mean for arm in arms]
+    own = decimals(errors, means) if errors else 0
+    return Digits(of_cells, max(of_cells[analysis.primary.name], own))
 
 
-def _row(analysis: Analysis, design: DesignResult, arm: ArmResult, number: Mapping[str, int], digits: _Digits) -> Row:
-    comparison = design.comparison(arm.name)
-    cells: dict[str, Text] = {
-        "number": str(number[arm.name]),
-        "label": _label(design, arm, comparison, number),
-        "n": _count(arm, analysis),
-        "cost": "" if arm.seconds is None else duration(arm.seconds),
-    }
-    for metric in analysis.metrics:
-        cells[f"metric:{metric.name}"] = _value(arm, metric, digits.cells[metric.name], analysis)
-        if metric.name in arm.published:
-            cells[f"published:{metric.name}"] = plain(arm.published[metric.name])
-    for fact in ("parameters", "flops"):
-        if fact in arm.facts:
-            cells[fact] = quantity(arm.facts[fact])
-    effect = None if comparison is None else comparison.effects[analysis.primary.name]
-    cells["effect"] = _difference(effect, digits.effects)
-    return Row(str(number[arm.name]), cells, branch=comparison is not None and comparison.branch, plot=_plot(effect))
-
-
-def _total_row(analysis: Analysis, total: Comparison, number: Mapping[str, int], digits: _Digits) -> Row:
-    effect = total.effects[analysis.primary.name]
-    last, first = number[total.minuend], number[total.subtrahend]
-    cells: dict[str, Text] = {
-        "label": f"total (row {last} − row {first})",
-        "n": str(effect.n) if effect.n == len(analysis.seeds) else f"{effect.n}/{len(analysis.seeds)}",
-        "effect": _difference(effect, digits.effects),
-    }
-    return Row("", cells, total=True)
-
-
-def _label(design: DesignResult, arm: ArmResult, comparison: Comparison | None, number: Mapping[str, int]) -> str:
-    if comparison is None:
-        return {"full": "full model (all steps)"}.get(arm.name, arm.title)
-    title = f"└ {arm.title}" if design.name == "ladder" and comparison.branch else arm.title
-    expected = number[arm.name] - 1 if design.name == "ladder" else 0
-    other = number[comparison.other]
-    return title if other == expected else f"{title} (vs row {other}, {comparison.other})"
-
-
-def _count(arm: ArmResult, analysis: Analysis) -> str:
-    n, planned = arm.cells[analysis.primary.name].n, len(analysis.seeds)
+def count_text(arm: ArmResult, analysis: Analysis) -> str:
+    n, planned = arm.cells[analysis.primary.name].n, len(arm.trials)
     return str(n) if n == planned else f"{n}/{planned}"
 
 
-def _value(arm: ArmResult, metric: MetricInfo, places: int, analysis: Analysis) -> Text:
+def value_text(arm: ArmResult, metric: MetricInfo, places: int, analysis: Analysis) -> Text:
     cell = arm.cells[metric.name]
     if cell.mean is None:
         return _why_empty(arm, cell) if metric == analysis.primary else "—"
     sd = "" if cell.sd is None or cell.n < SPREAD_FROM else fixed(cell.sd, places)
-    return Value(fixed(cell.mean, places), sd, "†" if cell.undefined else "")
+    return Value(fixed(cell.mean, places), sd, "†" if cell.undefined else "!" if cell.scored else "")
 
 
 def _why_empty(arm: ArmResult, cell: Cell) -> str:
@@ -230,7 +128,7 @@ def _why_empty(arm: ArmResult, cell: Cell) -> str:
     return "failed" if counts.failed else "running" if counts.running else "waiting" if counts.waiting else "—"
 
 
-def _difference(effect: Effect | None, places: int) -> Text:
+def difference_text(effect: Effect | None, places: int) -> Text:
     if effect is None:
         return ""
     if effect.mean is None:
@@ -241,7 +139,7 @@ def _difference(effect: Effect | None, places: int) -> Text:
     return Difference(mean, signed(effect.interval.low, places), signed(effect.interval.high, places))
 
 
-def _plot(effect: Effect | None) -> tuple[float, float, float] | None:
+def plot_of(effect: Effect | None) -> tuple[float, float, float] | None:
     if effect is None or effect.mean is None:
         return None
     if effect.interval is None or effect.n < SPREAD_FROM:
@@ -249,34 +147,54 @@ def _plot(effect: Effect | None) -> tuple[float, float, float] | None:
     return effect.interval.low, effect.mean, effect.interval.high
 
 
-def _shown_effects(analysis: Analysis, design: DesignResult) -> tuple[Effect, ...]:
-    """Return the effects that are printed with an interval."""
-    every = [*design.comparisons, *([design.total] if design.total else [])]
-    effects = [each.effects[analysis.primary.name] for each in every]
-    return tuple(effect for effect in effects if effect.interval is not None and effect.n >= SPREAD_FROM)
+def conclusion_cells(effect: Effect | None, metric: MetricInfo, *, looks: int = 0) -> dict[str, Text]:
+    """Return the cells of a comparison's conclusion: p, verdict and look."""
+    if effect is None or effect.conclusion is None:
+        return {}
+    test = effect.conclusion
+    cells: dict[str, Text] = {"verdict": verdict_text(test, metric)}
+    if test.adjusted is not None:
+        cells["p"] = p_value(test.adjusted)
+    if looks and test.look:
+        cells["look"] = f"{test.look} of {looks}"
+    return cells
 
 
-def _columns(analysis: Analysis, design: DesignResult, rows: Sequence[Row]) -> tuple[Column, ...]:
-    """Return the columns that have something to say, in reading order."""
-    filled = {key for row in rows for key, text in row.cells.items() if str(text)}
+def verdict_text(test: Conclusion, metric: MetricInfo) -> str:
+    margin = "" if metric.margin is None else plain(metric.margin)
+    if test.verdict == "no effect":
+        return f"no effect >{margin}"
+    return f"{test.verdict} (<{margin})" if test.within_margin and test.verdict in ("better", "worse") else test.verdict
+
+
+def conclusion_columns(analysis: Analysis, rows: Sequence[Row], *, rank: int = 0) -> tuple[Column, ...]:
+    """Return the columns of p, verdict and look, where there is any; with rank 0 they are shown at every width."""
+    name = {"holm": "Holm", "bh": "FDR"}[analysis.correction]
+    columns = (
+        Column("p", f"p ({name})", rank=rank),
+        Column("verdict", "verdict", right=False, rank=rank),
+        Column("look", "look", rank=max(2, rank)),
+    )
+    enough = any("±" in str(text) for row in rows for text in row.cells.values())  # from three seeds on
+    tested = enough or any(str(row.cells.get("verdict", "not tested")) != "not tested" for row in rows)
+    return tuple(each for each in columns if tested and any(each.key in row.cells for row in rows))
+
+
+def effect_title(analysis: Analysis, title: str, rows: Sequence[Row], key: str = "effect") -> str:
+    """Return the title of a column of effects, which says what its brackets are."""
+    texts = [row.cells.get(key) for row in rows]
+    with_interval = any(isinstance(text, Difference) and text.low for text in texts)
     level = f"{100 * (1 - analysis.alpha):g}%"
-    with_interval = any(isinstance(text, Difference) and text.low for row in rows for text in row.cells.values())
-    effect = EFFECT_TITLES[design.name] + (f" [{level} CI]" if with_interval else "")
-    columns = [
-        Column("number", "#"),
-        Column("label", "change" if design.name == "ladder" else "model", right=False),
-        Column("n", "n"),
-        *_metric_columns(analysis.primary, rank=0, published_rank=1),
-        Column("effect", effect),
-        *(column for metric in analysis.metrics[1:] for column in _metric_columns(metric, rank=4, published_rank=6)),
-        Column("parameters", "params", rank=5),
-        Column("flops", "FLOPs", rank=5),
-        Column("cost", "GPU time" if analysis.gpus else "CPU time", rank=2),
-    ]
-    return tuple(column for column in columns if column.rank == 0 or column.key in filled)
+    return title + (f" [{level} CI]" if with_interval else "")
 
 
-def _metric_columns(metric: MetricInfo, *, rank: int, published_rank: int) -> Iterable[Column]:
+def filled(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[Column, ...]:
+    """Return the columns that have something to say, in reading order."""
+    keys = {key for row in rows for key, text in row.cells.items() if str(text)}
+    return tuple(column for column in columns if column.rank == 0 or column.key in keys)
+
+
+def metric_columns(metric: MetricInfo, *, rank: int, published_rank: int) -> Iterable[Column]:
     title = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
     yield Column(f"metric:{metric.name}", title, rank=rank, foreign=True)
     published = "published" if rank == 0 else f"published {metric.label}"

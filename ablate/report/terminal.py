@@ -13,15 +13,16 @@ from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
 from ablate.analyse.findings import Analysis
+from ablate.report.designs import build_tables
 from ablate.report.notes import Note
 from ablate.report.numbers import listed, seed_list, signed
-from ablate.report.table import Column, Difference, Table, Text, Value, build_tables
+from ablate.report.table import Column, Difference, Table, Text, Value
 from ablate.report.text import in_encoding, one_line
 
 WIDE = 120
 _GAP = 2
 _LABEL_NARROW, _LABEL_WIDE = 20, 32  # what the column of titles keeps when others ask for room
-_SHORT_TITLE, _LONGEST_WORD = 8, 16
+_SHORT_TITLE, _LONGEST_WORD = 7, 16
 _PLOT = Column("plot", "", right=False, rank=3)
 _PLOT_WIDTH = 25
 # SIMPLE_HEAD in ASCII; what rich would take in its place draws a line between any two columns
@@ -45,7 +46,8 @@ def _print_table(table: Table, console: Console, *, question: str) -> None:
     _print(console, table.estimand)
     console.print()
     _print_stripped(console, _rich_table(table, shown, console))
-    console.print()
+    if table.notes or left_out:
+        console.print()
     for note in table.notes:
         _print_note(console, note)
     if left_out:
@@ -212,6 +214,8 @@ class _Scale:
         """The ends of the scale and its zero, as far as they have room side by side."""
         left = signed(self.low, self.places) if self.low else ""
         right = signed(self.high, self.places) if self.high else ""
+        if len(left) + len(right) + 1 > _PLOT_WIDTH:
+            return ""  # half a number would be another one
         zero = self.place(0.0)
         line = list(" " * _PLOT_WIDTH)
         line[: len(left)] = left

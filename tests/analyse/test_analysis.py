@@ -71,7 +71,8 @@ def test_facts_published_figures_and_time_belong_to_the_arm(tmp_path: Path) -> N
 def test_trials_of_other_code_are_marked(tmp_path: Path) -> None:
     filled = fill(tmp_path, truth_study(), {("residual", 4): Fate(code="0ther")})
     analysis = analyse(filled.store, filled.stored)
-    assert {arm.name: arm.other_code for arm in analysis.arms if arm.other_code} == {"residual": (4,)}
+    found = {arm.name: [(drift.fact, drift.seeds) for drift in arm.drifts] for arm in analysis.arms if arm.drifts}
+    assert found == {"residual": [("code", (4,))]}
 
 
 def test_a_study_without_steps_has_its_baseline(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_only_settings_that_differ_are_columns(tmp_path: Path) -> None:
         "model.residual",
         "model.residual_scale",
     ]
-    assert columns[:7] == ["arm", "title", "seed", "state", "outcome", "attempts", "seconds"]
+    assert columns[:8] == ["arm", "title", "seed", "role", "state", "outcome", "attempts", "seconds"]
     assert columns[-1] == "fingerprint"
 
 

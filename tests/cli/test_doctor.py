@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ablate.run.doctor import file_system
 from ablate.run.slots import Gpu
-from ablate.store.integrity import store_flaws
+from ablate.store.integrity import _owners_without_trial, _replicates_twice, store_flaws
 from ablate.store.store import open_store
 from tests.command import Call, ablate
 from tests.truth import DIVERGED, FAILED, Fate, fill, truth_study
@@ -98,6 +97,130 @@ def test_what_a_store_should_never_hold_is_found(copied: Path, damage: str, flaw
     assert any(flaw in each for each in found), found
 
 
+def damage_rows(path: Path, sql: str) -> None:
+    """Damage a store as no transaction of ablate could: constraints are off."""
+    connection = sqlite3.connect(path)
+    connection.executescript(f"PRAGMA ignore_check_constraints = ON; {sql}")
+    connection.close()
+
+
+def without_unique(table: str, replaced: str) -> str:
+    """Return SQL that makes a table again without one of its constraints."""
+    return (
+        "PRAGMA writable_schema = ON;"
+        f" UPDATE sqlite_master SET sql = replace(sql, '{replaced}', '') WHERE name = '{table}';"
+        f" DELETE FROM sqlite_master WHERE name LIKE 'sqlite_autoindex_{table}%';"
+    )
+
+
+def test_verify_finds_nothing_in_a_sound_project(troubled: Path, call: Call) -> None:
+    done = call("doctor", "--verify", cwd=troubled)
+    assert done.returncode == 0, done.stdout
+    assert "ok       the store is sound" in done.stdout
+    assert "ok       checkpoints of 4 attempts are what was written" in done.stdout
+
+
+def test_verify_finds_nothing_in_a_store_filled_by_hand(tmp_path: Path) -> None:
+    fates = {("batchnorm", 1): FAILED, ("batchnorm", 3): DIVERGED, ("depth-6", 2): Fate(state="running")}
+    assert store_flaws(fill(tmp_path, truth_study(), fates).store, thorough=True) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "flaw"),
+    [
+        (
+            "UPDATE trial SET owner = (SELECT id FROM runner) WHERE id = 1",
+            "SQLite finds damage: CHECK constraint failed in trial",
+        ),
+        (
+            "UPDATE trial SET result_claim = NULL WHERE id = 1",
+            "SQLite finds damage: CHECK constraint failed in trial",
+        ),
+        ("DROP INDEX attempt_running", "the index `attempt_running` is missing"),
+        ("DROP TABLE score", "the table `score` is missing"),
+        ("CREATE TABLE mine (x)", "the table `mine` is none of ablate's"),
+        ("CREATE INDEX mine ON trial (seed)", "the index `mine` is none of ablate's"),
+        ("CREATE VIEW v AS SELECT 1", "the view `v` is none of ablate's"),
+        ("ALTER TABLE trial ADD COLUMN mine TEXT", "the table `trial` is not as ablate makes it"),
+        ("DELETE FROM plan", "study version 1 (`toy`) has no plan"),
+        ("UPDATE arm SET name = 'fore' WHERE name = 'two'", "the arm `two` that `toy` compares is missing"),
+        ("UPDATE arm SET settings_json = '{}' WHERE name = 'two'", "replicates have a trial of other settings than"),
+        (
+            "UPDATE replicate SET seed = 9 WHERE id = 1; UPDATE trial SET seed = 9 WHERE id = 1",
+            "1 replicates have a seed that no plan asks for (replicate 1)",
+        ),
+        (
+            "UPDATE measurement SET claim = 7 WHERE trial = 1",
+            "1 trials have measurements of a later claim than their own (trial 1)",
+        ),
+        ("UPDATE attempt SET claim = 7 WHERE trial = 1", "1 trials have attempts of a later claim than their own"),
+        ("UPDATE trial SET result_claim = 7 WHERE id = 1", "1 trials have a result of a later claim (trial 1)"),
+        ("UPDATE study SET spec_json = spec_json || ' '", "the declaration of study version 1 is not what was written"),
+        ("UPDATE plan SET plan_json = plan_json || ' '", "the plan of study version 1 is not what was written"),
+        ("UPDATE plan SET plan_json = '{'", "what is stored can't be read (JSONDecodeError"),
+        (
+            "UPDATE trial SET settings_json = '{}' WHERE id = 2",
+            "1 trials are not what their fingerprint says (trial 2)",
+        ),
+        ("UPDATE attempt SET folder = '../../x' WHERE id = 1", "1 attempts name a folder that is not theirs"),
+        ("UPDATE attempt SET environment_json = '{' WHERE id = 1", "1 attempts have facts that can't be read"),
+        ("UPDATE attempt SET outcome = 'fine' WHERE id = 1", "1 attempts have an unknown outcome (attempt 1)"),
+    ],
+)
+def test_what_only_a_thorough_look_finds(copied: Path, damage: str, flaw: str) -> None:
+    path = copied / "runs" / "ablate.db"
+    damage_rows(path, damage)
+    found = store_flaws(open_store(path, read_only=True), thorough=True)
+    assert any(flaw in each for each in found), found
+
+
+def test_each_rule_of_a_running_trial_holds_by_itself(copied: Path) -> None:
+    """SQLite's own check comes first; a server has none that reads the rows again."""
+    path = copied / "runs" / "ablate.db"
+    damage_rows(path, "UPDATE trial SET owner = (SELECT id FROM runner) WHERE id = 1")
+    damage_rows(path, "UPDATE trial SET result_claim = NULL WHERE id = 2")
+    store = open_store(path, read_only=True)
+    assert store.read(lambda connection: list(_owners_without_trial(connection))) == [
+        "1 trials run without owner and lease, or not with them (trial 1)",
+        "1 trials are done without a result, or not done with one (trial 2)",
+    ]
+
+
+def test_a_name_from_elsewhere_drives_no_terminal(copied: Path, call: Call) -> None:
+    damage_rows(copied / "runs" / "ablate.db", 'CREATE VIEW "\x1b[2Jv" AS SELECT 1')
+    done = call("doctor", cwd=copied)
+    assert done.returncode == 4
+    assert "\x1b" not in done.stdout
+    assert "[2Jv` is none of ablate's" in done.stdout
+
+
+def test_a_planned_replicate_that_is_there_twice_is_found(copied: Path) -> None:
+    path = copied / "runs" / "ablate.db"
+    unique = "UNIQUE (arm, role, seed), "
+    damage_rows(path, without_unique("replicate", unique))
+    damage_rows(path, "INSERT INTO replicate SELECT 99, arm, role, seed, trial, position FROM replicate WHERE id = 1")
+    store = open_store(path, read_only=True)
+    found = store.read(lambda connection: list(_replicates_twice(connection)))
+    assert found == ["1 planned replicates are there twice (replicate 1)"]
+    assert "the table `replicate` is not as ablate makes it" in store_flaws(store, thorough=True)
+
+
+def test_a_checkpoint_that_is_not_what_was_written_is_found(copied: Path, call: Call) -> None:
+    checkpoints = sorted((copied / "runs").glob("trials/*/*/checkpoint/*.pt"))
+    data = bytearray(checkpoints[0].read_bytes())
+    data[len(data) // 2] ^= 1
+    checkpoints[0].write_bytes(data)
+    manifest = next(path.parent / "manifest.json" for path in checkpoints if path.parent != checkpoints[0].parent)
+    manifest.write_text(manifest.read_text()[:-5])
+    assert call("doctor", cwd=copied).returncode == 0, "the quick look reads no checkpoint"
+    done = call("doctor", "--verify", cwd=copied)
+    assert done.returncode == 4
+    errors = [line for line in done.stdout.splitlines() if line.startswith("error")]
+    assert sorted(errors) == sorted(
+        [f"error    {checkpoints[0]} is not what was written (SHA-256)", f"error    {manifest} is damaged"]
+    )
+
+
 def test_a_flaw_is_an_error_of_the_environment(copied: Path, call: Call) -> None:
     connection = sqlite3.connect(copied / "runs" / "ablate.db")
     connection.executescript("UPDATE trial SET claim = 3 WHERE id = 1")
@@ -152,19 +275,12 @@ def test_another_distribution_of_our_name_is_found(project: Path) -> None:
     assert "error    the distribution `other` installs a command `ablate` too" in done.stdout
 
 
-def test_a_network_file_system_is_warned_of(
-    copied: Path, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/home {tmp_path} nfs4 rw 0 0\nx /a\\040b fuse.sshfs rw 0 0\n")
-    assert file_system(copied, mounts) == "nfs4"
-    assert file_system(Path("/"), mounts) == "ext4"
-    assert file_system(Path("/a b/c"), mounts) == "fuse.sshfs"
-    assert file_system(Path("/"), tmp_path / "none") == ""
-    monkeypatch.setattr("ablate.run.doctor.file_system", lambda folder: file_system(folder, mounts))
+def test_a_network_file_system_is_warned_of(copied: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablate.run.doctor.file_system", lambda _: "nfs4")
     done = call("doctor", cwd=copied)
     assert done.returncode == 0
-    assert "is on a network file system (nfs4): SQLite's locks are not safe there" in done.stdout
+    assert "is on a network file system (nfs4): SQLite is not written there" in done.stdout
+    assert "PostgreSQL" in done.stdout
 
 
 def test_a_full_disk_and_an_open_folder(copied: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,9 +80,10 @@ def test_json_is_strict_and_tables_can_be_rebuilt_from_it(tmp_path: Path) -> Non
     for design in report["designs"]:
         for row in [*design["comparisons"], design["total"]]:
             effect = row["effects"]["val_acc"]
+            assert [each["weight"] for each in row["weights"]] == [1.0, -1.0]
             left, right = (
-                {each["seed"]: each["value"] for each in arms[row[side]]["metrics"]["val_acc"]["values"]}
-                for side in ("minuend", "subtrahend")
+                {each["seed"]: each["value"] for each in arms[side["arm"]]["metrics"]["val_acc"]["values"]}
+                for side in row["weights"]
             )
             shared = {seed: left[seed] - right[seed] for seed in left if seed in right}
             assert {each["seed"]: each["value"] for each in effect["differences"]} == shared

@@ -8,7 +8,8 @@ import pytest
 
 from ablate.analyse.analysis import analyse
 from ablate.plan.trials import Plan
-from ablate.report.table import Difference, Table, build_tables
+from ablate.report.designs import build_tables
+from ablate.report.table import Difference, Table
 from tests.truth import DIVERGED, FAILED, WAITING, Fate, Measure, fill, measure_truth, truth_study
 
 
@@ -54,7 +55,7 @@ def test_few_seeds_have_neither_spread_nor_interval(
 def test_a_row_below_its_planned_seeds_shows_it(tmp_path: Path) -> None:
     made = table(tmp_path, {("batchnorm", 2): FAILED, ("depth-6", 1): WAITING, ("depth-6", 2): WAITING}, seeds=3)
     assert column(made, "n") == ["3", "2/3", "3", "1/3", "3", "3", "3"]
-    assert made.progress == "not finished: 15 of 18 trials have a result; the numbers will change"
+    assert made.progress.startswith("not finished: 15 of 18 trials have a result; the numbers will change")
     text = "18 trials planned = 15 finished + 0 diverged + 3 missing (1 failed, 2 waiting)."
     assert text in notes(made)
     assert notes(made)["the difference is over the 1 seed (3) that row 3 has as well."] == (4,)
@@ -91,7 +92,7 @@ def test_a_parent_that_is_not_the_row_above_is_named(tmp_path: Path) -> None:
         "depth 4 → 6 (vs row 1, batchnorm)",
         "residual connections",
         "residual scale 0.1",
-        "total (row 5 − row 0)",
+        "total (row 5 − 0)",
     ]
 
 

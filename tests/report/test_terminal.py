@@ -83,5 +83,5 @@ def test_a_wide_terminal_draws_the_intervals_to_scale(tmp_path: Path) -> None:
 def test_what_has_no_room_is_named(tmp_path: Path) -> None:
     filled = CASES["ladder"].fill(tmp_path)
     analysis = analyse(filled.store, filled.stored)
-    assert "Not shown at this width: macro_f1 (%), params, FLOPs and CPU time;" in printed(analysis, 80)
+    assert "Not shown at this width: published, macro_f1 (%), params, FLOPs and CPU time;" in printed(analysis, 80)
     assert "Not shown" not in printed(analysis, 200)

@@ -1,0 +1,82 @@
+"""What was declared when: how many comparisons there are to correct for, and which were changed after a look.
+
+A comparison's results are seen from the moment its first seed has finished in all of its arms. What is declared about
+it later than that is allowed, and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ablate.analyse.findings import Family, TrialResult
+from ablate.plan.arms import Contrast
+from ablate.plan.trials import Plan
+from ablate.store.facts import StoredVersion
+
+ADDED = "seeds added after results; the error rate is not guaranteed"
+
+# fields of a frozen plan, and how a change of them is told
+_FIELDS = {
+    "goal": "the goal changed after results",
+    "margin": "margin set after data",
+    "on_diverged": "on_diverged set after data",
+    "analysis": "the analysis changed after results",
+    "confirm_seeds": "confirm_seeds changed after results",
+}
+
+
+def family_of(plan: Plan, versions: Sequence[StoredVersion]) -> Family:
+    """Count the comparisons of this plan, and those of the study's other versions that this one no longer has."""
+    return Family(len(plan.family()), plan.withdrawn(version.plan for version in versions))
+
+
+def later_versions(plan: Plan, current: StoredVersion, versions: Sequence[StoredVersion]) -> tuple[int, ...]:
+    """Return the later versions of a study that compare the same on other seeds: who goes back has seen those too."""
+    own = plan.family().keys()
+    return tuple(
+        version.version
+        for version in versions
+        if version.version > current.version
+        and version.plan["seeds"] != current.plan["seeds"]
+        and plan.keys_of(version.plan) & own
+    )
+
+
+def remarks_of(
+    key: str, contrast: Contrast, trials: Mapping[str, Sequence[TrialResult]], current: StoredVersion,
+    versions: Sequence[StoredVersion], plan: Plan,
+) -> tuple[str, ...]:  # fmt: skip
+    """Return what was changed about a comparison after its first result. ``trials`` are those of its arms, by arm."""
+    seen = _first_seen(contrast, trials)
+    if seen is None or current.written <= seen:
+        return ()
+    before = [version for version in versions if version.written <= seen and key in plan.keys_of(version.plan)]
+    if not before:
+        return ("declared after results were seen",)
+    return tuple(_changes(before[-1].plan, current.plan))
+
+
+def _first_seen(contrast: Contrast, trials: Mapping[str, Sequence[TrialResult]]) -> float | None:
+    """Return when a seed had first finished in every arm of a comparison."""
+    ended = [
+        {trial.seed: trial.first_ended for trial in trials[arm] if trial.first_ended is not None}
+        for arm in contrast.arms
+    ]
+    common = set.intersection(*(set(each) for each in ended)) if ended else set()
+    return min((max(each[seed] for each in ended) for seed in common), default=None)
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    old, new = before["seeds"], now["seeds"]
+    if old != new:
+        more = isinstance(new, list) and isinstance(old, list) and new[: len(old)] == old
+        yield ADDED if more else "seeds changed after results; the error rate is not guaranteed"
+    if before["primary"] != now["primary"]:
+        yield "the primary metric changed after results"
+        if now["margin"] is not None:
+            yield "margin set after data"
+        return  # goal and score of another metric can't be compared with this one's
+    for field, text in _FIELDS.items():
+        if field in before and before[field] != now[field]:
+            yield text
