@@ -63,7 +63,7 @@ def analyse(store: Store, stored: StoredStudy) -> Analysis:
     }
     tests = _tests(plan, arms, scores, compared, family.size)
     current = next(version for version in versions if version.id == stored.id)
-    tests = {key: _with_remarks(plan, key, test, results, current, versions) for key, test in tests.items()}
+    tests = _with_remarks(plan, tests, results, current, versions)
     tests = _with_anytime(plan, tests, compared, family.size)
     return Analysis(
         title=stored.title,
@@ -230,11 +230,9 @@ def _tests(
 ) -> dict[str, Conclusion]:
     """Return the conclusion of each declared comparison by key, and where diverged seeds decide it, the other one."""
     metric = metric_infos(plan.study)[0]
-    judged = {key: _judged(plan, contrast, arms, compared) for key, contrast in plan.family().items() if contrast}
+    judged = {key: _judged(plan, contrast, arms, compared) for key, contrast in plan.family.items() if contrast}
     tests = judge(plan.study, metric, judged, family)
-    dropped = {
-        key: _without_scored(plan, contrast, arms, scores) for key, contrast in plan.family().items() if contrast
-    }
+    dropped = {key: _without_scored(plan, contrast, arms, scores) for key, contrast in plan.family.items() if contrast}
     if not any(dropped.values()):
         return tests
     others = {key: replace(each, comparison=dropped[key] or each.comparison) for key, each in judged.items()}
@@ -278,17 +276,21 @@ def _finished_only(arm: ArmResult, study: Study) -> ArmResult:
 
 def _with_remarks(
     plan: Plan,
-    key: str,
-    test: Conclusion,
+    tests: Mapping[str, Conclusion],
     results: Results,
     current: StoredVersion,
     versions: Sequence[StoredVersion],
-) -> Conclusion:
-    contrast = plan.family()[key]
-    assert contrast is not None
-    role = _role(plan.study, contrast.design)
-    trials = {arm: results.get((arm, role), ()) for arm in contrast.arms}
-    return replace(test, remarks=remarks_of(key, contrast, trials, current, versions, plan))
+) -> dict[str, Conclusion]:
+    """Add what of each comparison was declared after its first result."""
+    declared = {version.id: plan.keys_of(version.plan) for version in versions}
+    found = {}
+    for key, contrast in plan.family.items():
+        if contrast is not None:
+            role = _role(plan.study, contrast.design)
+            trials = {arm: results.get((arm, role), ()) for arm in contrast.arms}
+            remarks = remarks_of(key, contrast, trials, current, versions, declared)
+            found[key] = replace(tests[key], remarks=remarks)
+    return found
 
 
 def _with_anytime(
@@ -296,7 +298,7 @@ def _with_anytime(
 ) -> dict[str, Conclusion]:
     """Add p-values that allow for seeds added by hand, corrected like the others."""
     ps: dict[str, float | None] = dict.fromkeys(tests)
-    for key, contrast in plan.family().items():
+    for key, contrast in plan.family.items():
         if contrast is not None and ADDED in tests[key].remarks:
             effect = compared[contrast.design, contrast.name].effects[plan.study.primary]
             ps[key] = anytime_p(list(effect.differences.values())) if effect.mean is not None else None

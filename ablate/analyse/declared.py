@@ -6,7 +6,7 @@ it later than that is allowed, and said.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ablate.analyse.findings import Family, TrialResult
@@ -28,12 +28,12 @@ _FIELDS = {
 
 def family_of(plan: Plan, versions: Sequence[StoredVersion]) -> Family:
     """Count the comparisons of this plan, and those of the study's other versions that this one no longer has."""
-    return Family(len(plan.family()), plan.withdrawn(version.plan for version in versions))
+    return Family(len(plan.family), plan.withdrawn(version.plan for version in versions))
 
 
 def later_versions(plan: Plan, current: StoredVersion, versions: Sequence[StoredVersion]) -> tuple[int, ...]:
     """Return the later versions of a study that compare the same on other seeds: who goes back has seen those too."""
-    own = plan.family().keys()
+    own = plan.family.keys()
     return tuple(
         version.version
         for version in versions
@@ -45,13 +45,16 @@ def later_versions(plan: Plan, current: StoredVersion, versions: Sequence[Stored
 
 def remarks_of(
     key: str, contrast: Contrast, trials: Mapping[str, Sequence[TrialResult]], current: StoredVersion,
-    versions: Sequence[StoredVersion], plan: Plan,
+    versions: Sequence[StoredVersion], declared: Mapping[int, Collection[str]],
 ) -> tuple[str, ...]:  # fmt: skip
-    """Return what was changed about a comparison after its first result. ``trials`` are those of its arms, by arm."""
+    """Return what was changed about a comparison after its first result.
+
+    ``trials`` are those of its arms, by arm; ``declared`` has the keys of each version's comparisons, by version id.
+    """
     seen = _first_seen(contrast, trials)
     if seen is None or current.written <= seen:
         return ()
-    before = [version for version in versions if version.written <= seen and key in plan.keys_of(version.plan)]
+    before = [version for version in versions if version.written <= seen and key in declared[version.id]]
     if not before:
         return ("declared after results were seen",)
     return tuple(_changes(before[-1].plan, current.plan))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -86,16 +87,24 @@ class Plan:
         Two rows that compare the same settings, be it the other way round, are one comparison. A path's rows are known
         by their place, for which arms stand there is not decided when the plan is frozen.
         """
-        if contrast.design == "path":
-            place = [each for each in self.contrasts if each.design == "path"].index(contrast)
-            return _path_key(self.study, place)
-        settings = {arm.name: arm.settings for arm in self.arms if arm.name in contrast.arms}
-        cells = sorted((_sha256(canonical(settings[arm])), round(weight, 12)) for arm, weight in contrast.weights)
-        opposite = [(name, -weight) for name, weight in cells]
-        return _sha256(min(canonical(cells), canonical(opposite)))[:16]
+        return self._keys[contrast.design, contrast.name]
 
-    def family(self) -> dict[str, Contrast | None]:
-        """Return the comparisons that are tested, by key; None for the rows of a path that are not chosen yet."""
+    @cached_property
+    def _keys(self) -> Mapping[tuple[str, str], str]:
+        """The key of every contrast by design and name: hashed once, for analyses ask again and again."""
+        settings = {arm.name: _sha256(canonical(arm.settings)) for arm in self.arms}
+        path = [contrast for contrast in self.contrasts if contrast.design == "path"]
+        keys = {("path", contrast.name): _path_key(self.study, place) for place, contrast in enumerate(path)}
+        for contrast in self.contrasts:
+            cells = sorted((settings[arm], round(weight, 12)) for arm, weight in contrast.weights)
+            opposite = [(name, -weight) for name, weight in cells]
+            key = _sha256(min(canonical(cells), canonical(opposite)))[:16]
+            keys.setdefault((contrast.design, contrast.name), key)
+        return keys
+
+    @cached_property
+    def family(self) -> Mapping[str, Contrast | None]:
+        """The comparisons that are tested, by key; None for the rows of a path that are not chosen yet."""
         found: dict[str, Contrast | None] = {}
         for contrast in self.contrasts:
             if contrast.tested and contrast.design != "path":
@@ -108,7 +117,7 @@ class Plan:
 
     def withdrawn(self, others: Iterable[Frozen]) -> int:
         """Count the comparisons of other versions' frozen plans that this one no longer has."""
-        return len({key for frozen in others for key in self.keys_of(frozen)} - self.family().keys())
+        return len({key for frozen in others for key in self.keys_of(frozen)} - self.family.keys())
 
     def keys_of(self, frozen: Frozen) -> set[str]:
         """Return the comparisons of a frozen plan. Before schema 2 they had no keys: there, arms go by their names."""
@@ -134,7 +143,7 @@ class Plan:
                 {"key": key, "design": "path", "name": f"step {key.rpartition('-')[2]} of the path"}
                 if contrast is None or contrast.design == "path"
                 else {"key": key, "design": contrast.design, "name": contrast.name, "arms": dict(contrast.weights)}
-                for key, contrast in self.family().items()
+                for key, contrast in self.family.items()
             ],
         }
 
@@ -229,7 +238,7 @@ def _expanded(
     if faults:
         return None, faults
     plan = Plan(study, expansion.arms, expansion.contrasts, (), expansion.by_design)
-    family = plan.family()
+    family = plan.family
     tested = {key: contrast for key, contrast in family.items() if contrast is not None}
     tell.arms = {arm.name: arm for arm in plan.arms}
     size = len(family) + plan.withdrawn(earlier)

@@ -48,8 +48,8 @@ def _report(analysis: Analysis) -> dict[str, Any]:
         "method": {
             "select": "last epoch, no checkpoint selection",
             "spread": "sample standard deviation over seeds (ddof 1)",
-            "interval": "Student's t for each comparison by itself: paired by seed for two arms, Welch-Satterthwaite "
-            "over more; each effect names its own",
+            "interval": "Student's t for each comparison by itself: of each seed's own contrast, or Welch-"
+            "Satterthwaite where pairing is none; each effect names its own",
             "level": 1 - analysis.alpha,
             "alpha": analysis.alpha,
             "correction": analysis.correction,

@@ -112,7 +112,7 @@ def _brackets(analysis: Analysis, shown: Sequence[Effect]) -> str:
         frozenset({"welch"}): f"Welch-Satterthwaite t, {seeds} seeds per model",
         frozenset({"stein"}): f"Stein's two-stage t, {seeds} shared seeds",
         frozenset({"crossed"}): f"t over {seeds} seeds crossed with the test examples",
-    }.get(frozenset(methods), f"t, paired for two arms and Welch-Satterthwaite over more, {seeds} seeds")
+    }.get(frozenset(methods), f"t, {seeds} seeds")
     each = "each for its own comparison, not corrected for their number"
     if analysis.looks:
         return f"Brackets are repeated confidence intervals of the difference ({how}): {level} over all looks, {each}."

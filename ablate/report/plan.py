@@ -125,7 +125,7 @@ class Spread:
 
 def _power(plan: Plan, spread: Spread | None) -> Iterator[str]:
     """Say what the seeds can show, and at what price in seeds the corrected first step is to be had."""
-    study, family = plan.study, len(plan.family())
+    study, family = plan.study, len(plan.family)
     n = len(study.fresh_seeds) if study.confirm_seeds is not None else len(study.seeds.numbers)
     if not family or study.seeds.half_width is not None:
         return

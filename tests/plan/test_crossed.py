@@ -59,7 +59,7 @@ def test_factorial(steps: str, arms: str, over: dict[str, int]) -> None:
         )
     orders = [name.removesuffix(" in any order") for name in effects(made) if "in any order" in name]
     assert orders == (["a", "b", "c"] if steps in ("nothing", "requires", "a chain") else [])
-    assert len(made.family()) == sum(each.tested for each in made.contrasts)
+    assert len(made.family) == sum(each.tested for each in made.contrasts)
 
 
 def test_weights_of_a_factorial() -> None:

@@ -273,13 +273,13 @@ ONE_STEP = [{"name": "a", "set": {"skip": True}}]
 def test_one_comparison_has_one_key() -> None:
     made = plan("ladder", "one-at-a-time", "leave-one-out", steps=ONE_STEP)
     assert len({made.key(each) for each in made.contrasts if each.tested}) == 1, "also the other way round"
-    assert [each.design for each in made.family().values() if each] == ["ladder"]
+    assert [each.design for each in made.family.values() if each] == ["ladder"]
     renamed = plan("ladder", steps=[{"name": "other", "title": "as before", "set": {"skip": True}}])
-    assert renamed.family().keys() == made.family().keys()
+    assert renamed.family.keys() == made.family.keys()
     back = plan(
         "one-at-a-time", steps=[{"name": "a", "set": {"skip": False}}], settings={**STUDY["settings"], "skip": True}
     )
-    assert back.family().keys() == made.family().keys()
+    assert back.family.keys() == made.family.keys()
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_one_comparison_has_one_key() -> None:
     ids=str,
 )
 def test_other_settings_have_another_key(changes: dict[str, Any]) -> None:
-    assert not plan("ladder", **changes).family().keys() & plan("ladder", steps=ONE_STEP).family().keys()
+    assert not plan("ladder", **changes).family.keys() & plan("ladder", steps=ONE_STEP).family.keys()
 
 
 def test_the_family_is_all_that_is_tested() -> None:
@@ -300,8 +300,8 @@ def test_the_family_is_all_that_is_tested() -> None:
         (["ladder"], 6), (["one-at-a-time"], 6), (["ladder", "one-at-a-time"], 6 + 4), (["leave-one-out"], 4),
         ([{"factorial": ["bn", "skip"]}], 3), (["path"], 4), (["path", "ladder"], 4 + 6),
     ]:  # fmt: skip
-        assert len(plan(*designs).family()) == count
-    assert list(plan("path").family().values()) == [None] * 4
+        assert len(plan(*designs).family) == count
+    assert list(plan("path").family.values()) == [None] * 4
 
 
 @pytest.mark.parametrize(

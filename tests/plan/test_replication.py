@@ -90,7 +90,7 @@ def test_the_seeds_of_each_look() -> None:
 def test_what_is_reached() -> None:
     """p* is the least p/w of the looks so far, of the paired t test of the seeds of each look."""
     first, second, third = stages(study(steps=FLAT, seeds=ONE), worth(SHOWN))
-    key = list(third.family())[1]
+    key = list(third.family)[1]
     ps = [stats.ttest_1samp([0.05 + each for each in NOISE["b"][:n]], 0).pvalue for n in ONE["looks"]]
     assert first.reached == {}
     for look, made in enumerate((make_plan(first.study, tell(first, worth(SHOWN))), third), start=0):
