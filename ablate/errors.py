@@ -35,8 +35,13 @@ class Fault:
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        text = f"error: {place}{self.message}"
+        text = _spelt_out(f"error: {place}{self.message}")
         return f"{text}\nhint: {self.hint}" if self.hint else text
+
+
+def _spelt_out(text: str) -> str:
+    """Return the text on one line: names and values in it are the user's, and may hold line ends."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class AblateError(Exception):

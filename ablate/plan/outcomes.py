@@ -15,18 +15,19 @@ SETTLED = ("finished", "diverged", "failed")
 
 @dataclass(frozen=True)
 class Told:
-    """What became of a trial: ``value`` is that of one metric, where it has one."""
+    """What became of a trial: ``value`` is that of one metric, where it has one; ``oom``: it failed for memory."""
 
     status: Status
     value: float | None = None
+    oom: bool = False
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One arm's values by seed. ``scored``: diverged seeds, with the declared value; ``undefined``: those without one.
+    """One arm's values by seed. ``scored``: seeds with a declared value; ``undefined``: diverged ones without.
 
-    A declared value that is better than what a finished seed reached is replaced by that seed's: to diverge never
-    helps.
+    A declared value that is better than what a finished seed reached is replaced by that seed's: neither to diverge nor
+    to run out of memory ever helps.
     """
 
     values: Mapping[int, float]
@@ -34,15 +35,26 @@ class Scored:
     undefined: tuple[int, ...] = ()
 
 
-def scored(told: Mapping[int, Told], metric: Metric) -> Scored:
+def scored(seeds: Mapping[int, Told], metric: Metric) -> Scored:
     """Return the numbers that an arm is compared with, from what is told of each of its seeds."""
-    values = {seed: each.value for seed, each in told.items() if _is_finished(each) and each.value is not None}
-    diverged = tuple(seed for seed, each in told.items() if _has_diverged(each))
-    if metric.on_diverged is None or not diverged:
-        return Scored(values, (), diverged)
+    values = {seed: each.value for seed, each in seeds.items() if _is_finished(each) and each.value is not None}
+    diverged = tuple(seed for seed, each in seeds.items() if _has_diverged(each))
+    out_of_memory = [seed for seed, each in seeds.items() if each.oom]
+    declared = dict.fromkeys(diverged, metric.on_diverged) | dict.fromkeys(out_of_memory, metric.on_oom)
     worst = min if metric.goal == "max" else max
-    score = worst([metric.on_diverged, *values.values()])
-    return Scored({seed: values.get(seed, score) for seed in told if seed in values or seed in diverged}, diverged)
+    scores = {
+        seed: worst([score, *values.values()])
+        for seed in seeds
+        if seed not in values and (score := declared.get(seed)) is not None
+    }
+    both = {**values, **scores}
+    in_order = {seed: both[seed] for seed in seeds if seed in both}
+    return Scored(in_order, tuple(scores), () if metric.on_diverged is not None else diverged)
+
+
+def told(state: str, outcome: str | None, value: float | None) -> Told:
+    """Return what is told of a trial by its state, its last attempt's outcome and its metric (None: not returned)."""
+    return Told(status_of(state, outcome, value), value, oom=state == "failed" and outcome == "oom")
 
 
 def status_of(state: str, outcome: str | None, value: float | None) -> Status:

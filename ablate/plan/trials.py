@@ -20,7 +20,8 @@ from ablate.plan.arms import Arm, Contrast
 from ablate.plan.designs import Expansion, expand_designs
 from ablate.plan.outcomes import SETTLED, Told, scored
 from ablate.plan.replication import Reached, replicate
-from ablate.study.reading import profiles_of, read_study, sorted_faults
+from ablate.study.document import Document, read_document
+from ablate.study.reading import profiles_of, sorted_faults, study_from
 from ablate.study.schema import Execution, Role, Study
 from ablate.study.settings import Settings, canonical
 from ablate.study.words import did_you_mean
@@ -135,6 +136,7 @@ class Plan:
             "goal": metric.goal,
             "margin": metric.margin,
             "on_diverged": metric.on_diverged,
+            "on_oom": metric.on_oom,
             "analysis": self.study.analysis.model_dump(mode="json"),
             "seeds": self.study.seeds.model_dump(mode="json"),
             "confirm_seeds": list(self.study.fresh_seeds),
@@ -155,14 +157,20 @@ def open_plan(
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
 ) -> Plan:
-    """Read a study and expand it. Raises StudyError with all faults of the file, those of its designs included."""
-    study, faults = read_study(path, profile=profile, overrides=overrides)
+    """Read a study and expand it, as ``plan_from`` does."""
+    plan = plan_from(read_document(path), profile=profile, overrides=overrides)
+    return only_arms(plan, only) if only else plan
+
+
+def plan_from(read: Document, *, profile: str | None = None, overrides: Sequence[str] = ()) -> Plan:
+    """Expand what is declared. Raises StudyError with all its faults, those of the designs included."""
+    study, faults = study_from(read, profile=profile, overrides=overrides)
     if study is None:
         raise StudyError(sorted_faults(faults))
     plan, found = _expanded(study)
     if faults or plan is None:
         raise StudyError(sorted_faults([*faults, *found]))
-    return _restricted(plan, only) if only else plan
+    return plan
 
 
 def plans_of(path: str | Path) -> tuple[list[Plan], list[Fault]]:
@@ -205,7 +213,7 @@ def fingerprint(study: Study, settings: Settings, seed: int) -> str:
     return fingerprint_of(
         settings=settings,
         seed=seed,
-        task=study.task,
+        task=str(study.task),
         execution=study.execution.model_dump(mode="json"),
         gpus=study.resources.gpus,
     )
@@ -316,8 +324,11 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _restricted(plan: Plan, only: Sequence[str]) -> Plan:
-    """Keep the trials of the named arms and of what they are compared with; the comparisons stay declared."""
+def only_arms(plan: Plan, only: Sequence[str]) -> Plan:
+    """Keep the trials of the named arms and of what they are compared with; the comparisons stay declared.
+
+    Raises StudyError where an arm is not there.
+    """
     if "path" in plan.rows:
         hint = "a path chooses among all steps: leave --only out"
         raise StudyError([Fault("a study with the design `path` is run as a whole", "--only", hint)])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ablate.study.command import command_flaws
 from ablate.study.document import Flaw, Place
 from ablate.study.schema import BASELINE, FULL, MAX_STEPS, Design, Step, Study, step_of
 from ablate.study.settings import as_found, brief, fits, get, kind, leaves
@@ -34,6 +35,8 @@ def flaws_in(study: Study, declared: Declared) -> Iterator[Flaw]:
     yield from _design_flaws(study, declared)
     yield from _seed_flaws(study)
     yield from _analysis_flaws(study)
+    if study.task.command is not None and declared.settings is not None:
+        yield from command_flaws(study)
     yield from _reference_flaws(study, declared)
     yield from _assumed_flaws(study, declared)
 
@@ -167,9 +170,9 @@ def _conflict_flaws(study: Study) -> Iterator[Flaw]:
         above = [needs.get(name, {name}) for name in step.requires]
         needs[step.name] = {step.name}.union(*above)
         clash = next((pair for pair in excluded if pair <= needs[step.name]), None)
-        if clash is None or any(clash <= each for each in above):
-            continue  # the latter has its own flaw
-        others = [other.name for other in study.steps if other.name in clash and other is not step]
+        others = [other.name for other in study.steps if clash and other.name in clash and other is not step]
+        if clash is None or not others or any(clash <= each for each in above):
+            continue  # the last, and a step that is not there, have flaws of their own
         tail = "which it conflicts with" if step.name in clash else "which conflict with each other"
         message = f"step `{step.name}` requires {listed(others)}, {tail}"
         yield Flaw(("steps", index, "requires"), message, "no arm can have this step: take one of the two out")

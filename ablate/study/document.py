@@ -68,14 +68,16 @@ class Document:
     """A parsed file: its value, and for each place in it (a path of keys and indexes) the line it stands on.
 
     Each change of the value adds a map to ``moves``: from a place to where it came from, which is a place before the
-    change, or the words of the command line. So a fault points at the line that holds it, whatever was merged.
+    change, or the words of the command line. So a fault points at the line that holds it, whatever was merged. What
+    was declared in Python has no file: its ``name`` is empty, and ``lines`` has words for places (`steps[2].set`).
     """
 
     name: str
     value: dict[str, Any]
-    lines: Mapping[Place, int] = field(repr=False)
+    lines: Mapping[Place, int | str] = field(repr=False)
     faults: tuple[Fault, ...] = ()
     moves: tuple[Mapping[Place, Place | str], ...] = field(default=(), repr=False)
+    folder: Path = Path()  # where the task lies
 
     def where(self, place: Place) -> str:
         """Return ``file:line`` of a place, or of the nearest thing around it that has a line."""
@@ -88,6 +90,8 @@ class Document:
                 return origin
             place = (*origin, *place[len(source) :])
         line = next((self.lines[part] for part in _prefixes(place) if part in self.lines), None)
+        if isinstance(line, str):
+            return line
         return self.name if line is None else f"{self.name}:{line}"
 
     def fault(self, flaw: Flaw) -> Fault:
@@ -120,7 +124,7 @@ def read_document(path: str | Path) -> Document:
         line = data[: error.start].count(b"\n") + 1
         hint = "save it with the encoding UTF-8"
         raise StudyError([Fault("the file is not UTF-8 text", f"{name}:{line}", hint)]) from None
-    return parse_document(text, name=name)
+    return replace(parse_document(text, name=name), folder=Path(path).parent)
 
 
 def parse_document(text: str, *, name: str) -> Document:
@@ -156,6 +160,12 @@ def parse_scalar(text: str) -> Any:
     if _FLOAT.fullmatch(text) and not re.fullmatch(r"[-+]?[0-9]+", text) and math.isfinite(float(text)):
         return float(text) + 0.0  # -0.0 becomes 0.0: equal numbers must give the same trial
     return text  # 12e34567 overflows a float: it is a git hash, not infinity
+
+
+def control_character(text: str) -> str:
+    """Return what is wrong with a text that holds a control character, or nothing."""
+    strange = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n"), None)
+    return "" if strange is None else f"a text may not hold the control character U+{ord(strange):04X}"
 
 
 _BEGINS = "a study begins with `schema: ablate/v1` and `name: …`; `ablate schema` prints all that it may hold"
@@ -223,9 +233,9 @@ class _Builder:
 
     def _scalar(self, event: Any) -> Any:
         text: str = event.value
-        strange = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n"), None)
-        if strange is not None:
-            self._fault(f"a text may not hold the control character U+{ord(strange):04X}", event)
+        strange = control_character(text)
+        if strange:
+            self._fault(strange, event)
             return ""
         if event.style:  # quoted or a block: text, whatever it looks like
             return text
@@ -275,13 +285,14 @@ class _Builder:
         return key
 
     def _alias(self, event: AliasEvent, place: Place) -> Any:
+        name = f"*{event.anchor[:MAX_KEY]}"
         if event.anchor not in self._anchors:
-            self._stop(f"the alias `*{event.anchor}` has no anchor above it, or stands inside it", event)
+            self._stop(f"the alias `{name}` has no anchor above it, or stands inside it", event)
         value = self._anchors[event.anchor]
         nodes, depth = _extent(value)
         self._count(nodes, event)
         if len(place) + depth > MAX_DEPTH:
-            self._stop(f"the alias `*{event.anchor}` nests deeper than {MAX_DEPTH} levels", event)
+            self._stop(f"the alias `{name}` nests deeper than {MAX_DEPTH} levels", event)
         return copy.deepcopy(value)  # shared, a change of one place by a profile would change the other as well
 
     def _count(self, nodes: int, event: Event) -> None:

@@ -31,7 +31,8 @@ def with_profile(document: Document, profile: str | None) -> tuple[Document, lis
         return document.changed(value, {}), [document.fault(flaw) for flaw in flaws]
     if profile not in profiles:
         hint = did_you_mean(profile, profiles) or "the study has no profiles"
-        fault = Fault(f"{document.name} has no such profile", f"--profile {profile}", hint)
+        where = f"--profile {profile}" if document.name else f"profile={profile}"
+        fault = Fault(f"{document.name or 'the study'} has no such profile", where, hint)
         return document.changed(value, {}), [fault]
     merge = _Merge(value)
     merge.study(profiles[profile], ("profiles", profile))

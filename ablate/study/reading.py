@@ -1,4 +1,4 @@
-"""``read_study``: from a file to a ``Study``, with every fault of the file at once."""
+"""``study_from``: from what is declared to a ``Study``, with every fault at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ablate.study.checks import CROSSED, Declared, flaws_in
 from ablate.study.document import Document, Flaw, Place, read_document
 from ablate.study.patches import with_overrides, with_profile
 from ablate.study.refusals import flaws_of
-from ablate.study.schema import Study, from_document, is_name
-from ablate.study.task import task_faults
+from ablate.study.schema import BASELINE, Study, from_document, is_name
+from ablate.study.task import program_faults, task_faults
 
 MAX_FAULTS = 50
 
@@ -30,18 +30,14 @@ _STAND_INS: dict[str, Any] = {
 }
 
 
-def read_study(
-    path: str | Path,
-    *,
-    profile: str | None = None,
-    overrides: Sequence[str] = (),
+def study_from(
+    read: Document, *, profile: str | None = None, overrides: Sequence[str] = ()
 ) -> tuple[Study | None, list[Fault]]:
-    """Return the study and the faults of its file.
+    """Return the study that is declared, and the faults of its declaration.
 
     With faults, the study holds only what its designs can still be expanded from without blaming what is sound, or is
-    None. Runs no code of the study's task. Raises StudyError where the file is no YAML mapping at all.
+    None. Runs no code of the study's task.
     """
-    read = read_document(path)
     faults = list(read.faults)
     document, found = with_profile(read, profile)
     faults += found
@@ -54,7 +50,13 @@ def read_study(
     found_flaws = list(flaws_in(study, _declared(document, broken, read)))
     faults += (Fault(flaw.message, study.where(*flaw.place), flaw.hint) for flaw in found_flaws)
     if ("task",) not in broken:
-        faults += task_faults(study.task, Path(path).parent, where=study.where("task"))
+        folder, where = read.folder, study.where("task")
+        task = study.task
+        faults += (
+            task_faults(task.function, folder, where=where)
+            if task.function is not None
+            else program_faults(task.command or "", folder, where=study.where("task", "command"))
+        )
     if flaws or found_flaws:
         study = _expandable(study, broken, [flaw.place for flaw in found_flaws])
     return study, faults
@@ -137,6 +139,10 @@ def _expandable(study: Study, broken: set[Place], flawed: Sequence[Place]) -> St
     """Return the study less its flawed designs, its broken steps and all steps below those, which build upon them."""
     lost = [int(place[1]) for place in broken if len(place) == 2]  # counted as in the file: all above were kept
     lost += [int(place[1]) for place in flawed if place[0] == "steps"]
+    above = {BASELINE, None}
+    for index, step in enumerate(study.steps):  # where a step has no name, what others build from is not judged
+        lost += [index] * (step.from_ not in above)
+        above.add(step.name)
     if ("settings",) in broken or ("steps",) in broken:
         lost.append(0)
     steps = study.steps[: min(lost, default=None)]

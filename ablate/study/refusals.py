@@ -16,18 +16,17 @@ from ablate.study.words import did_you_mean, nearest
 
 # words of the format that this version refuses rather than ignores, by section of the file
 NOT_BUILT = {
-    "": {"tune", "budget", "flags"},
-    "metrics": {"on_oom"},
+    "": {"tune", "budget"},
     "analysis": {"variance", "best", "moderated"},
     "execution": {"preset", "isolation", "memory_format"},
     "resources": {"memory"},
     "seeds": {"anytime"},
-    "task": {"command", "metrics_from"},
 }
 _NOT_BUILT_HINT = "take it out; what this version can't do it refuses, rather than ignore it"
 
 _MODELS: dict[str, type[BaseModel]] = {
     "": schema.Study,
+    "task": schema.Task,
     "metrics": schema.Metric,
     "steps": schema.Step,
     "analysis": schema.Analysis,
@@ -103,6 +102,7 @@ def _is_emptied(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
 
 def _flaw(detail: ErrorDetails, value: dict[str, Any]) -> Flaw:
     place = tuple(part for part in detail["loc"] if part != "[key]")
+    place = place[:1] if place[:2] == ("task", "function") else place  # written as the task itself
     found, error, limit = detail["input"], detail["type"], next(iter(detail.get("ctx", {}).values()), None)
     key, what = str(place[-1]), _spelt(place, value)
     word = _not_built(place, found, error)
@@ -202,6 +202,8 @@ def _fields(place: Place) -> list[str]:
     """Return the keys that may stand beside the last one of a place."""
     if place[0] == "designs":
         return ["except", "resolution"]
+    if place[:2] == ("task", "metrics_from"):
+        return [field.alias or name for name, field in schema.MetricsFrom.model_fields.items()]
     model = _MODELS.get(str(place[0]) if len(place) > 1 else "")
     names = [field.alias or name for name, field in model.model_fields.items()] if model else []
     return [*names, "profiles"] if model is schema.Study else names

@@ -1,4 +1,4 @@
-"""What a study may hold: frozen, typed, and strict about unknown keys. ``ablate schema`` prints it for editors."""
+"""What a study may hold: frozen, typed, and strict about unknown keys."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from math import fsum, inf, isclose
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -14,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
@@ -21,7 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from ablate.stats.replication import LOOKS, WEIGHTS
 from ablate.study.document import Document
-from ablate.study.settings import Settings
+from ablate.study.settings import Settings, canonical
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,63}$"
 NAME_RULE = "lower-case letters, digits and `-`, at most 64"
@@ -52,6 +54,74 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+_SOURCES = ("json", "csv", "tensorboard", "pattern")
+_SOURCE_FORM = (
+    "takes one of `json`, `csv`, `tensorboard` (a path) and `pattern`; without one, printed JSON lines are read"
+)
+_TASK_FORM = "takes `module:function`, or a mapping like `{command: python train.py --lr {train.lr} --seed {seed}}`"
+
+
+class MetricsFrom(_Model):
+    """Where the metrics of a command are found. ``names``: how the source calls them, where it does otherwise."""
+
+    json_: str | None = Field(None, alias="json", min_length=1, description="a JSON file, or JSON lines (.jsonl)")
+    csv: str | None = Field(None, min_length=1, description="a CSV file with a row an epoch")
+    tensorboard: str | None = Field(None, min_length=1, description="a folder of TensorBoard event files")
+    pattern: tuple[str, ...] = Field((), description="of printed lines: its named groups are metrics, and `epoch`")
+    names: dict[str, str] = Field({}, description="metric → its name in the source")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_yaml(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or len(value.keys() & set(_SOURCES)) > 1:
+            raise PydanticCustomError("form", _SOURCE_FORM)
+        pattern = value.get("pattern", ())
+        as_list = [pattern] if isinstance(pattern, str) else pattern
+        return {**value, "pattern": tuple(as_list) if isinstance(as_list, list) else as_list}
+
+    @model_serializer(mode="wrap")
+    def _to_yaml(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return _given(handler(self))
+
+
+class Task(_Model):
+    """What is run for each trial: a function of Python, or a command."""
+
+    function: str | None = Field(None, pattern=TASK, max_length=200, description="module:function")
+    command: str | None = Field(None, min_length=1, max_length=10_000, description="split into words, then filled")
+    flags: Literal["argparse", "hydra"] | None = Field(None, description="how true, false, null and lists are written")
+    environment: dict[str, str] = Field({}, description="variable → value, which is filled like the command")
+    metrics_from: MetricsFrom = MetricsFrom()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_yaml(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"function": value}
+        if not isinstance(value, dict) or "command" not in value or "function" in value:
+            raise PydanticCustomError("form", _TASK_FORM)
+        return value
+
+    @model_serializer(mode="wrap")
+    def _to_yaml(self, handler: SerializerFunctionWrapHandler) -> Any:
+        if self.function is not None:
+            return self.function
+        return _given(handler(self))
+
+    @property
+    def label(self) -> str:
+        """The task as messages and reports name it."""
+        return self.function or self.command or ""
+
+    def __str__(self) -> str:
+        """The task as one text, which is part of a trial's identity."""
+        return self.function or canonical(self.model_dump(mode="json", by_alias=True))
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: part for key, part in fields.items() if part not in (None, {}, [], ())}
+
+
 class Metric(_Model):
     """A number that the task reports. The first one of a study is its primary metric."""
 
@@ -60,6 +130,7 @@ class Metric(_Model):
     title: str = ""
     margin: float | None = Field(None, gt=0, allow_inf_nan=False, description="a smaller effect is called no effect")
     on_diverged: float | None = Field(None, allow_inf_nan=False, description="the value that a diverged seed is given")
+    on_oom: float | None = Field(None, allow_inf_nan=False, description="the value of a seed whose memory ran out")
 
 
 class Step(_Model):
@@ -288,7 +359,7 @@ class Study(_Model):
     schema_: Literal["ablate/v1"] = Field(alias="schema")
     name: Name
     question: str = ""
-    task: str = Field(pattern=TASK, max_length=200, description="module:function")
+    task: Task
     metrics: dict[Annotated[str, Field(pattern=METRIC_NAME)], Metric] = Field(min_length=1)
     settings: Settings = Field(min_length=1)
     steps: tuple[Step, ...] = Field((), max_length=MAX_STEPS)
@@ -316,7 +387,13 @@ class Study(_Model):
 
     @property
     def file(self) -> str:
+        """The study file; empty for a study that was declared in Python."""
         return self._document.name
+
+    @property
+    def folder(self) -> Path:
+        """Where the task lies, and where a command runs."""
+        return self._document.folder.resolve()
 
     @property
     def primary(self) -> str:
@@ -370,73 +447,3 @@ def from_document(value: dict[str, Any], document: Document, profile: str) -> St
     study._profile = profile
     study._document = document
     return study
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a study file, ``profiles`` included."""
-    schema = Study.model_json_schema(by_alias=True)
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "ablate study"
-    schema["properties"]["profiles"] = {
-        "type": "object",
-        "propertyNames": {"pattern": NAME},
-        "additionalProperties": {
-            "type": "object",
-            "description": "a named patch; maps merge deeply, lists are replaced, null deletes; steps by their names",
-        },
-    }
-    schema["properties"]["metrics"]["additionalProperties"] = False  # pydantic only gives the pattern of a good name
-    schema["$defs"]["Design"] = {"anyOf": [{"enum": list(_DESIGNS)}, *_design_with_options()["anyOf"]]}
-    schema["$defs"]["Seeds"] = _seeds_forms()
-    schema["properties"]["confirm_seeds"]["anyOf"] = [*_listed_seeds(), {"type": "null"}]
-    return schema
-
-
-def _design_with_options() -> dict[str, Any]:
-    names = {"type": "array", "items": {"type": "string"}}
-    options = {"type": "object", "properties": {"except": names}, "additionalProperties": False}
-    forms: list[dict[str, Any]] = [
-        {"leave-one-out": options},
-        {"factorial": {**names, "minItems": 2, "uniqueItems": True}},
-        {
-            "fractional": {**names, "minItems": 3, "uniqueItems": True},
-            "resolution": {"enum": list(get_args(Resolution))},
-        },
-    ]
-    return {
-        "anyOf": [
-            {"type": "object", "properties": form, "required": [next(iter(form))], "additionalProperties": False}
-            for form in forms
-        ]
-    }
-
-
-def _listed_seeds() -> list[dict[str, Any]]:
-    seed = {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1}
-    return [
-        {"type": "integer", "minimum": 1, "maximum": MAX_SEEDS},
-        {"type": "array", "items": seed, "minItems": 1, "uniqueItems": True},
-    ]
-
-
-def _seeds_forms() -> dict[str, Any]:
-    count = {"type": "integer", "minimum": SMALLEST_TEST, "maximum": MAX_SEEDS}
-    share = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
-    looks = {
-        "looks": {"type": "array", "items": count, "minItems": 1, "uniqueItems": True},
-        "weights": {"type": "array", "items": share, "minItems": 1},
-    }
-    width = {"type": "number", "exclusiveMinimum": 0}
-    precision = {"mode": {"enum": ["precision"]}, "half_width": width, "pilot": count, "most": count}
-    return {
-        "anyOf": [
-            *_listed_seeds(),
-            {"type": "object", "properties": looks, "required": ["looks"], "additionalProperties": False},
-            {
-                "type": "object",
-                "properties": precision,
-                "required": ["mode", "half_width"],
-                "additionalProperties": False,
-            },
-        ]
-    }

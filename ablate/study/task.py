@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from ablate.errors import Fault
+from ablate.study.command import Unfillable, words_of
 from ablate.study.words import did_you_mean, nearest
+
+PYTHON = ("python", "python3")  # in a command: the interpreter that ablate itself runs on
 
 
 def beside(module: str, folder: Path) -> Path | None:
@@ -44,6 +48,31 @@ def task_faults(task: str, folder: Path, *, where: str) -> Iterator[Fault]:
     if not names & {function, "*", "__getattr__"}:
         functions = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
         yield Fault(f"{file} has no function `{function}`", where, did_you_mean(function, functions))
+
+
+def program_faults(command: str, folder: Path, *, where: str) -> Iterator[Fault]:
+    """Check that a command's program is there, and the script that Python is to run. What is filled in is not known."""
+    try:
+        program, *words = words_of(command)
+    except Unfillable:
+        return  # said of the command itself
+    if program in PYTHON:
+        script = next((word for word in words if not word.startswith("-")), None)
+        if script and script.endswith(".py") and "{" not in script and not (folder / script).is_file():
+            close = nearest(script, sorted(str(file.relative_to(folder)) for file in folder.glob("*.py")))
+            hint = f"did you mean `{close}`?" if close else "the command runs in the folder of the study"
+            yield Fault(f"the command's script is missing: {folder / script}", where, hint)
+        return
+    if "{" not in program and program_file(program, folder) is None:
+        yield Fault(
+            f"the program `{program}` is not found", where, "install it, or write its path from the study's folder"
+        )
+
+
+def program_file(program: str, folder: Path) -> Path | None:
+    """Return the file of a program: on the PATH by its name, beside the study by a path."""
+    found = shutil.which(program if "/" not in program else str(folder / program))
+    return Path(found) if found else None
 
 
 def _missing_hint(module: str, function: str, folder: Path) -> str:

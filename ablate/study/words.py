@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 LISTED = 8
+CITED = 60  # characters
 COMPARED = 100  # characters: difflib takes quadratic time
 
 
@@ -40,6 +42,12 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
+def cited(text: str) -> str:
+    """Return a stranger's text in backquotes: on one line, printable, and cut to what a message has room for."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip())
+    return f"`{shown}`" if len(shown) <= CITED else f"`{shown[: CITED - 1]}…`"
+
+
 def listed(words: Iterable[str]) -> str:
     """Return `a`, `b` and `c`, each in backquotes."""
     *first, last = (f"`{word}`" for word in words)
@@ -57,6 +65,25 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with the password and the query of each URL in it left out: others may come to read it."""
+    return re.sub(r"(\w://)(\S+)", lambda found: found[1] + _place(found[2]), text)
+
+
+def _place(rest: str) -> str:
+    head, mark, query = rest.partition("?")
+    if "@" not in head and "@" in query:  # a question mark of the password
+        head, mark, query = rest.rpartition("@")[0] + "@" + rest.rpartition("@")[2].partition("?")[0], "", ""
+    user, at, place = head.rpartition("@")
+    name, colon, _ = user.partition(":")
+    return f"{name}{':***' if colon else ''}{at}{place}{'?***' if mark else ''}"
+
+
+def storable(text: str) -> str:
+    """Return a text that every store can keep: PostgreSQL has no NUL, none has lone surrogates (of odd file names)."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def from_here(path: str) -> str:

@@ -176,6 +176,7 @@ def test_what_is_frozen_before_the_first_trial() -> None:
         "goal": "max",
         "margin": None,
         "on_diverged": None,
+        "on_oom": None,
         "analysis": {"alpha": 0.05, "correction": "holm", "pairing": "seed", "select": "last", "scope": "test-set"},
         "seeds": [1],
         "confirm_seeds": [],

@@ -15,6 +15,7 @@ from ablate.study.schema import Metric
 
 GOOD = {1: Told("finished", 3.0), 2: Told("finished", 5.0)}
 BAD = Told("diverged")
+FULL = Told("failed", oom=True)  # of memory
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,12 @@ BAD = Told("diverged")
         ({"goal": "max", "on_diverged": 1.0}, {3: Told("finished", 1e301)}, Scored({1: 3.0, 2: 5.0, 3: 1.0}, (3,))),
         ({"goal": "max", "on_diverged": 1.0}, {3: Told("failed"), 4: Told("running"), 5: Told("waiting"),
                                                6: Told("finished")}, Scored({1: 3.0, 2: 5.0})),
+        ({"goal": "max", "on_diverged": 1.0}, {3: FULL}, Scored({1: 3.0, 2: 5.0})),
+        ({"goal": "max", "on_oom": 2.0}, {3: FULL}, Scored({1: 3.0, 2: 5.0, 3: 2.0}, (3,))),
+        ({"goal": "min", "on_oom": 4.0}, {0: FULL}, Scored({0: 5.0, 1: 3.0, 2: 5.0}, (0,))),
+        ({"goal": "max", "on_oom": 2.0}, {3: BAD, 4: FULL}, Scored({1: 3.0, 2: 5.0, 4: 2.0}, (4,), (3,))),
+        ({"goal": "max", "on_oom": 2.0, "on_diverged": 1.0}, {3: FULL, 4: BAD},
+         Scored({1: 3.0, 2: 5.0, 3: 2.0, 4: 1.0}, (3, 4))),
     ],
 )  # fmt: skip
 def test_scored(metric: dict[str, Any], more: dict[int, Told], expected: Scored) -> None:

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from ablate.plan.trials import make_plan, open_plan, plans_of
 from ablate.study.document import Document, read_document
-from ablate.study.schema import Resources, from_document, is_name, json_schema, step_of
+from ablate.study.editors import json_schema
+from ablate.study.schema import Resources, from_document, is_name, step_of
 
 STUDIES = Path(__file__).parents[2] / "studies"
 MALFORMED = Path(__file__).parent / "malformed"
@@ -38,7 +39,7 @@ def test_json_schema_is_valid() -> None:
     [
         "key-unknown", "key-misspelt-required", "key-underscore-alias", "schema-other", "name-bad", "metrics-empty",
         "metric-goal-word", "metric-bad-name", "metric-margin-zero", "metric-margin-text", "metric-on-diverged-text",
-        "metric-on-oom-not-built", "settings-empty", "steps-mapping", "step-branch-yes", "step-empty-set",
+        "settings-empty", "steps-mapping", "step-branch-yes", "step-empty-set",
         "step-requires-text", "step-conflicts-text", "designs-text", "designs-empty", "design-unknown",
         "design-options-of-ladder", "design-unknown-option", "design-spelt-out", "design-factorial-empty",
         "design-factorial-misspelt", "design-factorial-number", "design-factorial-one-step",
@@ -62,6 +63,11 @@ def test_an_editor_sees_the_same_mistakes(study: str) -> None:
     "part",
     [
         {"seeds": [3, 1]}, {"seeds": 5}, {"resources": {"timeout": "90s"}}, {"resources": {"timeout": 5}},
+        {"task": {"command": "python train.py {settings.json} --seed {seed}"}},
+        {"task": {"command": "python t.py", "flags": "hydra", "environment": {"A": "{seed}"}}},
+        {"task": {"command": "python t.py", "metrics_from": {"csv": "a"}}},
+        {"task": {"command": "python t.py", "metrics_from": {"pattern": "a", "names": {"val_acc": "b"}}}},
+        {"task": {"command": "python t.py", "metrics_from": {"pattern": ["a", "b"]}}},
         {"designs": [{"leave-one-out": {"except": ["wide"]}}, "ladder"]}, {"execution": {}}, {"reference": None},
         {"steps": [{"name": "wide", "from": "baseline", "branch": True, "group": "g", "set": {"a": [2]}}]},
         {"steps": [{"name": "wide", "conflicts": ["deep"], "set": {"a": [2]}}]},

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import random
+import os
 import re
-import time
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,8 @@ from ablate.errors import StudyError
 from ablate.plan.outcomes import Told
 from ablate.plan.trials import Plan, make_plan, open_plan, plans_of
 from ablate.study.settings import canonical
+from tests.study.inputs import SMALL
 
-BASENET = Path(__file__).parents[2] / "studies" / "basenet.yaml"
-TEXT = BASENET.read_text()
-MALFORMED = [path.read_bytes() for path in sorted((Path(__file__).parent / "malformed").glob("*.yaml"))]
 LEAST: dict[str, object] = {
     "schema": "ablate/v1",
     "name": "demo",
@@ -28,22 +26,21 @@ LEAST: dict[str, object] = {
     "metrics": {"a": {"goal": "max"}},
     "settings": {"a": 1, "b": {"c": [1], "d": None}},
 }
-SMALL = """\
-schema: ablate/v1
-name: demo
-task: json:loads
-metrics: {a: {goal: max}}
-settings: {a: 1, b: {c: [1], d: null}}
-steps:
-- name: x
-  set: {a: 2}
-- {name: y, requires: [x], set: {b.c: [2], b.d: 5}}
-designs: [ladder, leave-one-out]
-profiles:
-  quick: {seeds: 1, steps: {y: null}}
-"""
+SOAK = bool(os.environ.get("ABLATE_TEST_SOAK"))
+ROOT = Path(__file__).parents[2]
 
-Mutation = Callable[[random.Random, list[str]], list[str]]
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200 if SOAK else 600)
+@pytest.mark.parametrize(("target", "count"), [("study", 2000), ("commands", 100), ("options", 300)])
+def test_whatever_is_asked_is_answered(target: str, count: int, tmp_path: Path) -> None:
+    """In forked batches, each input within its CPU time and memory (see ``tests.fuzz``)."""
+    seed = int(os.environ.get("ABLATE_TEST_FUZZ_SEED", "20261121"))
+    options = ["--seed", str(seed), "--count", str(count * (10 if SOAK else 1)), "--keep", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.fuzz", target, *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    print(done.stdout)  # the figures, where they are asked for with -s
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def check(data: bytes, folder: Path, profile: str | None = None) -> Plan | None:
@@ -62,102 +59,6 @@ def check(data: bytes, folder: Path, profile: str | None = None) -> Plan | None:
         assert len(lines) == (2 if fault.hint else 1)
         assert all(line.isprintable() for line in lines), fault
     return None
-
-
-def delete_line(rng: random.Random, lines: list[str]) -> list[str]:
-    index = rng.randrange(len(lines))
-    return lines[:index] + lines[index + 1 :]
-
-
-def duplicate_line(rng: random.Random, lines: list[str]) -> list[str]:
-    index = rng.randrange(len(lines))
-    return lines[: index + 1] + lines[index:]
-
-
-def swap_lines(rng: random.Random, lines: list[str]) -> list[str]:
-    first, second = rng.randrange(len(lines)), rng.randrange(len(lines))
-    result = list(lines)
-    result[first], result[second] = result[second], result[first]
-    return result
-
-
-def indent_line(rng: random.Random, lines: list[str]) -> list[str]:
-    index = rng.randrange(len(lines))
-    changed = "  " + lines[index] if rng.random() < 0.5 else lines[index][2:]
-    return [*lines[:index], changed, *lines[index + 1 :]]
-
-
-def change_character(rng: random.Random, lines: list[str]) -> list[str]:
-    index = rng.randrange(len(lines))
-    line = lines[index]
-    at = rng.randrange(len(line) + 1)
-    sign = rng.choice("abz09 .:-,[]{}'\"#&*!|>%@`\\\t~?=\0\x1b\u202e\ud7ffß")
-    return [*lines[:index], line[:at] + sign + line[at + rng.randrange(2) :], *lines[index + 1 :]]
-
-
-def change_word(rng: random.Random, lines: list[str]) -> list[str]:
-    """Put another word of the file, or one that means something else, in the place of a word."""
-    index = rng.randrange(len(lines))
-    words = re.findall(r"[\w./-]+", lines[index])
-    if not words:
-        return lines
-    others = [
-        "null",
-        "true",
-        "no",
-        "-1",
-        "0.5",
-        "1e400",
-        "[]",
-        "{}",
-        '"1"',
-        "baseline",
-        "full",
-        "seed",
-        "<<",
-        "*a",
-        "&a x",
-    ]
-    other = rng.choice([*others, *re.findall(r"[\w./-]+", rng.choice(lines))])
-    return [*lines[:index], lines[index].replace(rng.choice(words), other, 1), *lines[index + 1 :]]
-
-
-MUTATIONS: list[Mutation] = [delete_line, duplicate_line, swap_lines, indent_line, change_character, change_word]
-# without remarks and long lists a mutation hits something more often, and reading is faster
-LINES = [line for line in TEXT.splitlines() if not line.lstrip().startswith("#")]
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_mutated_basenet(seed: int, tmp_path: Path) -> None:
-    rng = random.Random(seed)
-    (tmp_path / "basenet.py").write_text("def train(): ...\n")
-    slowest = 0.0
-    for _ in range(80):
-        lines = LINES
-        for _ in range(rng.choice([1, 1, 1, 2, 5])):
-            lines = rng.choice(MUTATIONS)(rng, lines)
-        started = time.process_time()
-        check("\n".join(lines).encode("utf-8", "surrogatepass"), tmp_path, rng.choice([None, "quick"]))
-        slowest = max(slowest, time.process_time() - started)
-    assert slowest < 2
-
-
-def test_mutated_small_study(tmp_path: Path) -> None:
-    rng = random.Random(7)
-    for _ in range(1000):
-        lines = SMALL.splitlines()
-        for _ in range(rng.choice([1, 1, 2, 4])):
-            lines = rng.choice(MUTATIONS)(rng, lines)
-        check("\n".join(lines).encode("utf-8", "surrogatepass"), tmp_path, rng.choice([None, "quick"]))
-
-
-def test_damaged_bytes(tmp_path: Path) -> None:
-    rng = random.Random(11)
-    for data in MALFORMED * 2:
-        damaged = bytearray(data or b"x")
-        for _ in range(rng.choice([1, 3, 10])):
-            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
-        check(bytes(damaged), tmp_path)
 
 
 @given(st.binary(max_size=200))
