@@ -8,17 +8,17 @@ without renewal; on one host the kernel's lock on the runner's file tells earlie
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Table, bindparam, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, bindparam, insert, select, update
 
+from ablate.store.dialects import insert_into, is_postgresql, now
 from ablate.store.facts import stored_number
-from ablate.store.store import Store, is_sqlite
+from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, example_set, measurement, replicate, runner, score, trial
+from ablate.study.words import storable
 
 if TYPE_CHECKING:
     from ablate.store.scores import PackedIds, PackedScores
@@ -82,6 +82,7 @@ class Held:
     boot_id: str
     lock_file: str
     lease_until: float
+    now: float  # the store's time when this was read
     folder: str
     errors: int
     idle_deaths: int
@@ -89,14 +90,20 @@ class Held:
 
 def register_runner(store: Store, *, runner_id: str, study_id: int | None, facts: Mapping[str, str]) -> None:
     """Write a runner's row. ``facts``: host, boot_id, lock_file, command."""
-    now = time.time()
-    row = {"id": runner_id, "study": study_id, "started": now, "heartbeat": now, **facts}
-    store.write(lambda connection: connection.execute(insert(runner).values(row)))
+
+    def work(connection: Connection) -> None:
+        at = now(connection)
+        row = {"id": runner_id, "study": study_id, "started": at, "heartbeat": at}
+        row |= {name: storable(fact) for name, fact in facts.items()}
+        # it may be there: written by a commit whose reply was lost
+        connection.execute(insert_into(connection, runner).values(row).on_conflict_do_nothing(index_elements=["id"]))
+
+    store.write(work)
 
 
 def end_runner(store: Store, runner_id: str) -> None:
-    query = update(runner).where(runner.c.id == runner_id).values(ended=time.time())
-    store.write(lambda connection: connection.execute(query))
+    query = update(runner).where(runner.c.id == runner_id)
+    store.write(lambda connection: connection.execute(query.values(ended=now(connection))))
 
 
 def claim_trial(
@@ -124,22 +131,21 @@ def claim_trial(
     )
     if arms is not None:
         waiting = waiting.where(arm.c.name.in_(arms))
-    if not is_sqlite(store.engine.url):
-        waiting = waiting.with_for_update(skip_locked=True, of=trial)
+    waiting = waiting.with_for_update(skip_locked=True, of=trial)  # SQLite leaves it out
 
     def work(connection: Connection) -> Claim | None:
-        now = time.time()
+        at = now(connection)
         query = (
             update(trial)
             .where(trial.c.id == waiting.scalar_subquery(), trial.c.state == "waiting")
-            .values(state="running", claim=trial.c.claim + 1, owner=runner_id, lease_until=now + lease_s, reason=None)
+            .values(state="running", claim=trial.c.claim + 1, owner=runner_id, lease_until=at + lease_s, reason=None)
             .returning(trial)
         )
         row = connection.execute(query).first()
         if row is None:
             return None
         earlier = _folders(connection, row.id, code)
-        values = {"trial": row.id, "claim": row.claim, "runner": runner_id, "slot": slot, "started": now}
+        values = {"trial": row.id, "claim": row.claim, "runner": runner_id, "slot": slot, "started": at}
         values["folder"] = attempt_folder(row.fingerprint, row.claim)
         values |= {"code_sha256": code, "environment_json": json.dumps(environment or {}, sort_keys=True)}
         connection.execute(insert(attempt).values(**values))
@@ -167,10 +173,9 @@ def renew(store: Store, runner_id: str, *, lease_s: float = LEASE_S) -> None:
     """Extend the leases of all that a runner holds, and its heartbeat."""
 
     def work(connection: Connection) -> None:
-        now = time.time()
         held = (trial.c.owner == runner_id) & (trial.c.state == "running")
-        connection.execute(update(trial).where(held).values(lease_until=now + lease_s))
-        connection.execute(update(runner).where(runner.c.id == runner_id).values(heartbeat=now))
+        connection.execute(update(trial).where(held).values(lease_until=now(connection) + lease_s))
+        connection.execute(update(runner).where(runner.c.id == runner_id).values(heartbeat=now(connection)))
 
     store.write(work)
 
@@ -203,7 +208,8 @@ def finish(
 ) -> None:
     """Close an attempt and give its trial the next state, in one transaction. Raises Fenced and writes nothing more.
 
-    A result stands in place of earlier ones; what earlier attempts measured stays with them.
+    A result stands in place of earlier ones; what earlier attempts measured stays with them. Twice is the same as once:
+    a commit whose reply was lost is found to be done.
     """
 
     def work(connection: Connection) -> None:
@@ -213,7 +219,7 @@ def finish(
             .where(trial.c.id == claim.trial, trial.c.claim == claim.number, trial.c.state == "running")
             .values(
                 state=ending.state,
-                reason=ending.reason,
+                reason=ending.reason and storable(ending.reason),
                 owner=None,
                 lease_until=None,
                 result_claim=claim.number if done else None,
@@ -223,11 +229,19 @@ def finish(
             .returning(trial.c.id)
         )
         if connection.execute(query).first() is None:
+            if _outcome(connection, claim) == ending.outcome:
+                return  # nobody else gives an attempt of ours such an end: it was us
             raise Fenced
         _close(connection, claim.trial, claim.number, ending)
         if done:
             rows = [
-                {"trial": claim.trial, "claim": claim.number, "metric": name, "epoch": None, **stored_number(value)}
+                {
+                    "trial": claim.trial,
+                    "claim": claim.number,
+                    "metric": storable(name),
+                    "epoch": None,
+                    **stored_number(value),
+                }
                 for name, value in (metrics or {}).items()
             ]
             if rows:
@@ -246,28 +260,38 @@ def fence(store: Store, claim: Claim) -> None:
 
 def held_trials(store: Store) -> list[Held]:
     """Return all running trials with their owners."""
-    query = (
-        select(
-            trial.c.id.label("trial"),
-            trial.c.claim,
-            trial.c.owner,
-            runner.c.host,
-            runner.c.boot_id,
-            runner.c.lock_file,
-            trial.c.lease_until,
-            attempt.c.folder,
-            trial.c.errors,
-            trial.c.idle_deaths,
-        )
-        .join_from(trial, runner, runner.c.id == trial.c.owner)
-        .join(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == trial.c.claim))
-        .where(trial.c.state == "running")
+
+    def work(connection: Connection) -> list[Held]:
+        query = _held.add_columns(now(connection).label("now"))
+        return [Held(**row._mapping) for row in connection.execute(query)]
+
+    return store.read(work)
+
+
+_held = (
+    select(
+        trial.c.id.label("trial"),
+        trial.c.claim,
+        trial.c.owner,
+        runner.c.host,
+        runner.c.boot_id,
+        runner.c.lock_file,
+        trial.c.lease_until,
+        attempt.c.folder,
+        trial.c.errors,
+        trial.c.idle_deaths,
     )
-    return store.read(lambda connection: [Held(**row._mapping) for row in connection.execute(query)])
+    .join_from(trial, runner, runner.c.id == trial.c.owner)
+    .join(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == trial.c.claim))
+    .where(trial.c.state == "running")
+)
 
 
 def take_back(store: Store, held: Held, ending: Ending) -> bool:
-    """Release a trial whose owner is dead or late. False where another was first, or the owner renewed after all."""
+    """Release a trial whose owner is dead or late. False where another was first, or the owner renewed after all.
+
+    False also after a commit whose reply was lost: the trial waits all the same.
+    """
 
     def work(connection: Connection) -> bool:
         still = (trial.c.id == held.trial) & (trial.c.claim == held.claim) & (trial.c.owner == held.owner)
@@ -307,24 +331,32 @@ def reopen(store: Store, study_id: int, *, states: Sequence[str], arms: Sequence
 
 def retrain(store: Store, fingerprints: Sequence[str]) -> None:
     """Make finished trials wait again. What they measured stays with the attempts that measured it."""
+    if not fingerprints:
+        return  # of no parameters SQLAlchemy would make one statement, and miss its name
     query = (
         update(trial)
         .where(trial.c.fingerprint == bindparam("name"), trial.c.state == "done")
         .values(state="waiting", result_claim=None, errors=0, idle_deaths=0)
     )
-    store.write(lambda connection: connection.execute(query, [{"name": name} for name in fingerprints]))
+    if fingerprints:
+        store.write(lambda connection: connection.execute(query, [{"name": name} for name in fingerprints]))
 
 
 def _holds(connection: Connection, trial_id: int, number: int) -> bool:
     query = select(trial.c.id).where(trial.c.id == trial_id, trial.c.claim == number, trial.c.state == "running")
-    if connection.dialect.name == "postgresql":
+    if is_postgresql(connection):
         query = query.with_for_update()  # or a taker could slip in before our write
     return connection.execute(query).first() is not None
 
 
+def _outcome(connection: Connection, claim: Claim) -> str | None:
+    query = select(attempt.c.outcome).where(attempt.c.trial == claim.trial, attempt.c.claim == claim.number)
+    return connection.execute(query).scalar()
+
+
 def _upsert(connection: Connection, claim: Claim, records: Sequence[Mapping[str, Any]]) -> None:
     latest = {
-        (name, record["epoch"]): value for record in records for name, value in record["values"].items()
+        (storable(name), record["epoch"]): value for record in records for name, value in record["values"].items()
     }  # one statement must not touch a row twice
     rows = [
         {"trial": claim.trial, "claim": claim.number, "metric": name, "epoch": epoch, **stored_number(float(value))}
@@ -332,7 +364,7 @@ def _upsert(connection: Connection, claim: Claim, records: Sequence[Mapping[str,
     ]
     if not rows:
         return
-    statement = _insert_into(connection, measurement)
+    statement = insert_into(connection, measurement)
     statement = statement.on_conflict_do_update(
         index_elements=["trial", "claim", "metric", "epoch"],
         index_where=measurement.c.epoch.is_not(None),
@@ -351,9 +383,9 @@ def _close(connection: Connection, trial_id: int, number: int, ending: Ending) -
         update(attempt)
         .where(this, attempt.c.ended.is_(None))
         .values(
-            ended=time.time(),
+            ended=now(connection),
             outcome=ending.outcome,
-            error=ending.error,
+            error=ending.error and storable(ending.error),
             exit_code=ending.exit_code,
             signal=ending.signal,
             seconds=ending.seconds,
@@ -368,15 +400,10 @@ def _keep_scores(connection: Connection, claim: Claim, scores: KeptScores) -> No
     same = select(example_set.c.id).where(example_set.c.sha256 == examples["sha256"])
     if connection.execute(same).first() is None:
         # on a server another runner may be first after all
-        statement = _insert_into(connection, example_set).on_conflict_do_nothing(index_elements=["sha256"])
+        statement = insert_into(connection, example_set).on_conflict_do_nothing(index_elements=["sha256"])
         connection.execute(statement, examples)
     row = {"trial": claim.trial, "claim": claim.number, "metric": scores.metric, **asdict(scores.values)}
     connection.execute(insert(score).values(examples=connection.execute(same).scalar_one(), **row))
-
-
-def _insert_into(connection: Connection, table: Table) -> Any:
-    """Return an insert that may say what becomes of a conflict: each dialect has its own."""
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
 def _folders(connection: Connection, trial_id: int, code: str) -> tuple[str, ...]:

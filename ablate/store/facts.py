@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,16 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, insert, select, update
 
 from ablate.errors import StoreError
-from ablate.plan.outcomes import Told, status_of
+from ablate.plan.outcomes import Told, told
 from ablate.plan.trials import Plan, make_plan
+from ablate.store.dialects import alone, now
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, measurement, plan, replicate, runner, study, trial
 from ablate.study.schema import Role, Study
 from ablate.study.settings import canonical
 from ablate.study.words import did_you_mean
 
+IMPORTED = "imported"  # a trial's source, and its attempt's slot
 _CHUNK = 500  # rows per statement: SQLite allows 32,766 parameters, older ones 999
 
 
@@ -58,6 +59,7 @@ class StoredTrial:
     state: str
     reason: str | None
     attempts: int
+    source: str
     outcome: str | None
     seconds: float | None
     error: str | None
@@ -103,19 +105,21 @@ def record_plan(store: Store, made: Plan) -> int:
     Trials that are in the store already, by this or another study, keep their state and results. A plan that has grown
     adds its arms and replicates; what was frozen before the first trial stays as it was written.
     """
+    return store.write(lambda connection: write_plan(connection, made))
+
+
+def write_plan(connection: Connection, made: Plan) -> int:
+    """Do so in the caller's transaction."""
     spec = json.dumps(made.study.spec(), allow_nan=False)  # in its own order: the first metric is the primary one
     frozen = canonical(made.frozen())
-
-    def work(connection: Connection) -> int:
-        study_id = _study_id(connection, made, spec)
-        if connection.execute(select(plan.c.study).where(plan.c.study == study_id)).first() is None:
-            row = {"study": study_id, "plan_json": frozen, "sha256": _sha256(frozen), "written": time.time()}
-            connection.execute(insert(plan).values(row))
-        _write_arms(connection, study_id, made)
-        _write_replicates(connection, study_id, made)
-        return study_id
-
-    return store.write(work)
+    alone(connection)
+    study_id = _study_id(connection, made, spec)
+    if connection.execute(select(plan.c.study).where(plan.c.study == study_id)).first() is None:
+        row = {"study": study_id, "plan_json": frozen, "sha256": _sha256(frozen), "written": now(connection)}
+        connection.execute(insert(plan).values(row))
+    _write_arms(connection, study_id, made)
+    _write_replicates(connection, study_id, made)
+    return study_id
 
 
 def grown_plan(store: Store | None, study: Study) -> Plan:
@@ -187,6 +191,7 @@ def select_trials(connection: Connection, study_id: int) -> list[StoredTrial]:
             trial.c.state,
             trial.c.reason,
             trial.c.claim.label("attempts"),
+            trial.c.source,
             attempt.c.outcome,
             attempt.c.seconds,
             attempt.c.error,
@@ -332,7 +337,8 @@ def told_of(store: Store, fingerprints: Sequence[str], metric: str) -> dict[str,
                 & (measurement.c.metric == metric)
                 & measurement.c.epoch.is_(None)
             )
-            this = (attempt.c.trial == trial.c.id) & (attempt.c.claim == trial.c.result_claim)
+            standing = func.coalesce(trial.c.result_claim, trial.c.claim)
+            this = (attempt.c.trial == trial.c.id) & (attempt.c.claim == standing)
             query = (
                 select(trial.c.fingerprint, trial.c.state, attempt.c.outcome, measurement.c.value, measurement.c.kind)
                 .outerjoin_from(trial, attempt, this)
@@ -341,7 +347,7 @@ def told_of(store: Store, fingerprints: Sequence[str], metric: str) -> dict[str,
             )
             for row in connection.execute(query):
                 value = None if row.kind is None else read_number(row.value, row.kind)
-                found[row.fingerprint] = Told(status_of(row.state, row.outcome, value), value)
+                found[row.fingerprint] = told(row.state, row.outcome, value)
         return found
 
     return store.read(work)
@@ -375,9 +381,10 @@ def read_number(value: float | None, kind: str) -> float:
 
 def _study_id(connection: Connection, made: Plan, spec: str) -> int:
     same = (study.c.name == made.study.name) & (study.c.profile == made.study.profile)
+    file = str(Path(made.study.file).absolute()) if made.study.file else ""
     found = connection.execute(select(study.c.id).where(same, study.c.spec_sha256 == _sha256(spec))).scalar()
     if found is not None:
-        connection.execute(update(study).where(study.c.id == found).values(file=str(Path(made.study.file).absolute())))
+        connection.execute(update(study).where(study.c.id == found).values(file=file))
         return int(found)
     version = connection.execute(select(func.coalesce(func.max(study.c.version), 0) + 1).where(same)).scalar_one()
     row = {
@@ -386,8 +393,8 @@ def _study_id(connection: Connection, made: Plan, spec: str) -> int:
         "version": version,
         "spec_json": spec,
         "spec_sha256": _sha256(spec),
-        "file": str(Path(made.study.file).absolute()),
-        "created": time.time(),
+        "file": file,
+        "created": now(connection),
     }
     return int(connection.execute(insert(study).values(row).returning(study.c.id)).scalar_one())
 
@@ -442,7 +449,7 @@ def _trial_ids(connection: Connection, made: Plan) -> dict[str, int]:
     trials = made.trials()
     ids = _ids(connection, list(trials))
     common = {
-        "task": made.study.task,
+        "task": str(made.study.task),
         "execution_json": canonical(made.study.execution.model_dump(mode="json")),
         "resources_json": canonical(made.study.resources.model_dump(mode="json")),
         "source": "trained",

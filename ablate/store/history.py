@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Row, or_, select
 
+from ablate.store.dialects import now
 from ablate.store.facts import StoredTrial, read_number, select_measurements, select_trials
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, measurement, replicate, runner, study, trial
@@ -16,7 +17,10 @@ from ablate.store.tables import arm, attempt, measurement, replicate, runner, st
 
 @dataclass(frozen=True)
 class StoredRunner:
-    """A runner as it registered; ``ended`` is None while it runs, and for ever after a kill."""
+    """A runner as it registered; ``ended`` is None while it runs, and for ever after a kill.
+
+    ``now`` is the store's time when this was read: what the other times are to be compared with.
+    """
 
     id: str
     host: str
@@ -26,6 +30,7 @@ class StoredRunner:
     started: float
     heartbeat: float
     ended: float | None
+    now: float
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,21 @@ def final_values(store: Store, trial_id: int) -> dict[str, float]:
     return {row.metric: read_number(row.value, row.kind) for row in rows}
 
 
+def values_of(
+    store: Store, fingerprints: Sequence[str], metrics: Sequence[str]
+) -> dict[str, dict[tuple[str, int | None], tuple[float | None, str]]]:
+    """Return, of each trial that is done, by (metric, epoch) the value and kind as stored; epoch None is the end."""
+    query = (
+        select(trial.c.fingerprint, measurement.c.metric, measurement.c.epoch, measurement.c.value, measurement.c.kind)
+        .join(trial, (trial.c.id == measurement.c.trial) & (trial.c.result_claim == measurement.c.claim))
+        .where(trial.c.fingerprint.in_(fingerprints), measurement.c.metric.in_(metrics))
+    )
+    found: dict[str, dict[tuple[str, int | None], tuple[float | None, str]]] = {}
+    for row in store.read(lambda connection: list(connection.execute(query))):
+        found.setdefault(row.fingerprint, {})[row.metric, row.epoch] = (row.value, row.kind)
+    return found
+
+
 def recorded_values(store: Store, trial_id: int, claim: int) -> tuple[int | None, dict[str, float]]:
     """Return the last epoch that a running attempt recorded, and its values."""
     query = (
@@ -196,8 +216,10 @@ def _attempt(row: Row[Any]) -> StoredAttempt:
 
 def _runners(connection: Connection, study_id: int) -> list[StoredRunner]:
     holders = _of_study(select(trial.c.owner), study_id).where(trial.c.owner.is_not(None))
-    columns = [runner.c[name] for name in StoredRunner.__dataclass_fields__]
-    query = select(*columns).where(or_(runner.c.study == study_id, runner.c.id.in_(holders)))
+    columns = [runner.c[name] for name in StoredRunner.__dataclass_fields__ if name != "now"]
+    query = select(*columns, now(connection).label("now")).where(
+        or_(runner.c.study == study_id, runner.c.id.in_(holders))
+    )
     return [StoredRunner(**row._mapping) for row in connection.execute(query.order_by(runner.c.started))]
 
 

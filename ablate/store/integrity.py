@@ -7,13 +7,14 @@ import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, create_engine, func, or_, select, text
+from sqlalchemy import Connection, Double, Integer, LargeBinary, Row, String, create_engine, func, or_, select, text
 
 from ablate.plan.trials import fingerprint_of
 from ablate.store.claims import attempt_folder
 from ablate.store.scores import packed_scores, select_example_sets, unpack_ids, unpack_values
 from ablate.store.store import Store, is_sqlite
 from ablate.store.tables import arm, attempt, measurement, metadata, plan, replicate, runner, score, study, trial
+from ablate.study.settings import leaves
 
 _SHOWN = 5
 
@@ -33,7 +34,13 @@ def store_flaws(store: Store, *, thorough: bool = False) -> list[str]:
         for check in (*_CHECKS, *(_THOROUGH if thorough else ())):
             try:
                 flaws += check(connection)
-            except (ValueError, LookupError, TypeError, AttributeError) as error:  # what rows hold, not what we do
+            except (
+                ValueError,
+                LookupError,
+                TypeError,
+                AttributeError,
+                RecursionError,
+            ) as error:  # what rows hold, not what we do
                 flaws.append(f"what is stored can't be read ({type(error).__name__}: {error})")
         return list(dict.fromkeys(flaws))
 
@@ -222,6 +229,37 @@ def _plans_not_kept(connection: Connection) -> Iterator[str]:
             yield f"the arm `{name}` that `{row.name}` compares is missing"
 
 
+def _plans_not_of_their_study(connection: Connection) -> Iterator[str]:
+    """What is read of a plan without a further look, with hashes that whoever made it up has made up too."""
+    query = select(study.c.id, study.c.spec_json, plan.c.plan_json).join(plan, plan.c.study == study.c.id)
+    for row in connection.execute(query):
+        spec, found = json.loads(row.spec_json), json.loads(row.plan_json)
+        metrics, settings = spec["metrics"], dict(leaves(spec["settings"]))
+        sound = all(path in settings for step in spec["steps"] for path in step["set"])
+        sound = sound and found["primary"] in metrics and found["goal"] == metrics[found["primary"]]["goal"]
+        sound = sound and isinstance(found["analysis"], dict) and isinstance(found["seeds"], (list, dict))
+        sound = sound and all(map(_is_contrast, found["contrasts"]))
+        if not sound:
+            yield f"the plan of study version {row.id} is none of its study"
+
+
+def _is_contrast(found: Any) -> bool:
+    if isinstance(found, list):  # of schema 1: design, minuend, subtrahend
+        return len(found) == 3 and all(isinstance(each, str) for each in found)
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in ("design", "name")):
+        return False
+    arms = found.get("arms", {})  # along a path there are none yet
+    return isinstance(arms, dict) and all(isinstance(weight, (int, float)) for weight in arms.values())
+
+
+def _settings_not_trees(connection: Connection) -> Iterator[str]:
+    for table in (arm, trial):
+        rows = connection.execute(select(table.c.id, table.c.settings_json))
+        odd = [row.id for row in rows if not isinstance(json.loads(row.settings_json), dict)]
+        if odd:
+            yield _flaw(odd, f"{table.name}s have settings that are none", table.name)
+
+
 def _seeds_not_planned(connection: Connection) -> Iterator[str]:
     numbers = {
         row.study: set(found) for row in connection.execute(select(plan)) if (found := _numbers(row)) is not None
@@ -284,6 +322,22 @@ def _content(row: Row[Any]) -> str:
     )
 
 
+def _values_of_other_types(connection: Connection) -> Iterator[str]:
+    """SQLite keeps any value in any column."""
+    if connection.dialect.name != "sqlite":
+        return
+    for table in metadata.sorted_tables:
+        for column in table.columns:
+            kinds = next(kinds for kind, kinds in _KINDS.items() if isinstance(column.type, kind))
+            kept = func.typeof(column).in_([*kinds, *(["null"] if column.nullable else [])])
+            number = connection.execute(select(func.count()).select_from(table).where(~kept)).scalar_one()
+            if number:
+                yield f"{number:,} values of `{table.name}.{column.name}` are of another type"
+
+
+_KINDS = {Integer: ("integer",), String: ("text",), Double: ("real", "integer"), LargeBinary: ("blob",)}
+
+
 def _attempts_not_readable(connection: Connection) -> Iterator[str]:
     query = select(attempt.c.id, attempt.c.claim, attempt.c.folder, attempt.c.environment_json, trial.c.fingerprint)
     bad, strayed = [], []
@@ -318,8 +372,11 @@ _CHECKS: Sequence[Callable[[Connection], Iterator[str]]] = (
     _scores_not_readable,
 )
 _THOROUGH: Sequence[Callable[[Connection], Iterator[str]]] = (
+    _values_of_other_types,
     _replicates_twice,
     _plans_not_kept,
+    _plans_not_of_their_study,
+    _settings_not_trees,
     _seeds_not_planned,
     _arms_without_settings_of_trials,
     _owners_without_trial,

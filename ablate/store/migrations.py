@@ -6,13 +6,13 @@ was released is never edited. ``{key}``, ``{double}`` and ``{blob}`` stand for w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
 from sqlalchemy import Connection, select, update
 from sqlalchemy.schema import SetColumnComment
 
 from ablate.errors import StoreError
+from ablate.store.dialects import alone, is_postgresql, now
 from ablate.store.tables import SCHEMA_VERSION, meta, metadata, runner
 
 SILENCE_S = 60.0  # a runner that was not heard of for that long is dead: it renews four times as often
@@ -69,28 +69,22 @@ def upgrade(connection: Connection, *, where: str) -> None:
 
     Of several that come at once the first does it: the others wait for its lock. Raises InUse.
     """
-    version = _locked_version(connection)
+    alone(connection)
+    version = int(connection.execute(select(meta.c.value).where(meta.c.key == "schema")).scalar_one())
     if version >= SCHEMA_VERSION:
         return
     _refuse_while_in_use(connection, where)
-    dialect = connection.dialect.name
+    words = _WORDS[connection.dialect.name]
     for number in range(version + 1, SCHEMA_VERSION + 1):
         for statement in STEPS[number]:
-            connection.exec_driver_sql(statement.format(**_WORDS[dialect]))
+            connection.exec_driver_sql(statement.format(**words))
     connection.execute(update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION)))
-    if dialect == "postgresql":
+    if is_postgresql(connection):
         _comment(connection)
 
 
-def _locked_version(connection: Connection) -> int:
-    query = select(meta.c.value).where(meta.c.key == "schema")
-    if connection.dialect.name == "postgresql":
-        query = query.with_for_update()  # SQLite's write transaction keeps others out as it is
-    return int(connection.execute(query).scalar_one())
-
-
 def _refuse_while_in_use(connection: Connection, where: str) -> None:
-    heard = runner.c.heartbeat > time.time() - SILENCE_S
+    heard = runner.c.heartbeat > now(connection) - SILENCE_S
     row = connection.execute(select(runner.c.host, runner.c.command).where(runner.c.ended.is_(None), heard)).first()
     if row is not None:
         hint = "wait until it has ended; after a kill, a minute is enough"

@@ -43,7 +43,7 @@ study = Table(
     Column("version", Integer, nullable=False, comment="1, 2, … per name and profile, in order of first use"),
     Column("spec_json", Text, nullable=False, comment="the whole study after profile and overrides"),
     Column("spec_sha256", String, nullable=False, comment="hash of spec_json"),
-    Column("file", Text, nullable=False, comment="the study file, for messages"),
+    Column("file", Text, nullable=False, comment="the study file, for messages; empty where it was declared in Python"),
     Column("created", Double, nullable=False, comment="first use"),
     UniqueConstraint("name", "profile", "version"),
     UniqueConstraint("name", "profile", "spec_sha256"),

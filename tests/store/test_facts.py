@@ -20,13 +20,13 @@ from ablate.store.facts import (
     stored_number,
     trials_of,
 )
-from ablate.store.store import Store, open_store
+from ablate.store.store import Store
 from tests.studies import TOY_STUDY, toy_plan, write_study
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "runs" / "ablate.db", create=True)
+def store(empty: Store) -> Store:
+    return empty
 
 
 def count(store: Store, table: str) -> int:

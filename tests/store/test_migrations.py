@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 import multiprocessing
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 
 from ablate.errors import StoreError
@@ -28,31 +31,74 @@ from ablate.store.scores import pack, scores_of
 from ablate.store.store import open_store
 from ablate.store.tables import SCHEMA_VERSION
 from tests.command import ablate
+from tests.postgres import Server
 
 DUMP = Path(__file__).with_name("schema-1.sql")
 TABLES = ("study", "plan", "arm", "runner", "trial", "replicate", "attempt", "measurement")
+SERIAL = ("study", "arm", "trial", "replicate", "attempt", "measurement")
+
+# all that PostgreSQL knows of a schema, but for the order in which it was made
+SCHEMA = (
+    """SELECT table_name, column_name, data_type, is_nullable, column_default,
+       col_description(table_name::regclass, ordinal_position) FROM information_schema.columns
+       WHERE table_schema = 'public' ORDER BY 1, 2""",
+    """SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+       WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2""",
+    "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2",
+)
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> Path:
-    path = tmp_path / "ablate.db"
-    with closing(sqlite3.connect(path)) as file:
+def old(location: str) -> str:
+    """A store of schema 1."""
+    Path(location).parent.mkdir(exist_ok=True) if "://" not in location else None
+    make_old(location)
+    return location
+
+
+def make_old(location: str) -> None:
+    with closing(sqlite3.connect(":memory:" if "://" in location else location)) as file:
         file.executescript(DUMP.read_text())
-    return path
+        if "://" in location:
+            copy_to_server(file, location)
 
 
-def ask(path: Path, sql: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(path)) as file:
+def copy_to_server(file: sqlite3.Connection, url: str) -> None:
+    """Make of an SQLite store the one that an ablate of its time would have made on a server."""
+    made = dict(file.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+    indexes = [sql for (sql,) in file.execute("SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")]
+    with psycopg.connect(url.replace("+psycopg", "")) as server:
+        for table in ("meta", *TABLES):
+            sql = made[table].replace("DOUBLE", "DOUBLE PRECISION")
+            server.execute(sql.replace("id INTEGER NOT NULL,", "id SERIAL NOT NULL,") if table in SERIAL else sql)
+            rows = file.execute(f"SELECT * FROM {table}").fetchall()
+            places = ", ".join("%s" for _ in rows[0])
+            server.cursor().executemany(f"INSERT INTO {table} VALUES ({places})", rows)
+        for table in SERIAL:
+            server.execute(f"SELECT setval('{table}_id_seq', (SELECT max(id) FROM {table}))")
+        for sql in indexes:
+            server.execute(sql)
+
+
+def ask(location: str | Path, sql: str) -> list[tuple[Any, ...]]:
+    """Ask (or tell) the database itself."""
+    if "://" in str(location):
+        with psycopg.connect(str(location).replace("+psycopg", "")) as server:
+            done = server.execute(sql)  # type: ignore[call-overload]
+            return done.fetchall() if done.description else []
+    with closing(sqlite3.connect(location)) as file, file:
         return file.execute(sql).fetchall()
 
 
-def schema(path: Path) -> list[tuple[str, str, str]]:
-    rows = ask(path, "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name")
+def schema(location: str | Path) -> list[tuple[Any, ...]]:
+    if "://" in str(location):
+        return [row for sql in SCHEMA for row in ask(location, sql)]
+    rows = ask(location, "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name")
     return [(kind, name, f"{table}: {''.join((sql or '').split())}") for kind, name, table, sql in rows]
 
 
-def version(path: Path) -> str:
-    return str(ask(path, "SELECT value FROM meta WHERE key = 'schema'")[0][0])
+def version(location: str | Path) -> str:
+    return str(ask(location, "SELECT value FROM meta WHERE key = 'schema'")[0][0])
 
 
 def test_each_schema_has_its_step() -> None:
@@ -60,8 +106,11 @@ def test_each_schema_has_its_step() -> None:
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_an_upgraded_store_has_the_schema_of_a_fresh_one(old: Path, tmp_path: Path, read_only: bool) -> None:
-    fresh = tmp_path / "fresh.db"
+def test_an_upgraded_store_has_the_schema_of_a_fresh_one(
+    old: str, tmp_path: Path, read_only: bool, request: pytest.FixtureRequest
+) -> None:
+    on_server = "://" in old
+    fresh = request.getfixturevalue("postgres").new_database() if on_server else str(tmp_path / "fresh.db")
     open_store(fresh, create=True).close()
     assert schema(old) != schema(fresh)
     open_store(old, read_only=read_only).close()
@@ -69,13 +118,13 @@ def test_an_upgraded_store_has_the_schema_of_a_fresh_one(old: Path, tmp_path: Pa
     assert version(old) == version(fresh) == str(SCHEMA_VERSION)
 
 
-def test_every_row_stays_as_it_was(old: Path) -> None:
+def test_every_row_stays_as_it_was(old: str) -> None:
     before = {table: ask(old, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES}
     open_store(old).close()
     assert {table: ask(old, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES} == before
 
 
-def test_all_that_was_found_reads_the_same(old: Path) -> None:
+def test_all_that_was_found_reads_the_same(old: str) -> None:
     store = open_store(old, read_only=True)
     study = find_study(store, "basenet")
     trials, finals = results_of(store, study.id)
@@ -100,10 +149,11 @@ def test_all_that_was_found_reads_the_same(old: Path) -> None:
     assert attempts[5].environment == {"data_sha256": "da7a", "python": "3.11.7", "torch": "2.15.0"}
     assert earlier_results_of(store, study.id) == []
     assert scores_of(store, study.id) == {}
-    assert store_flaws(store) == []
+    assert store_flaws(store, thorough=True) == []
+    store.close()
 
 
-def test_work_goes_on_in_an_upgraded_store(old: Path) -> None:
+def test_work_goes_on_in_an_upgraded_store(old: str) -> None:
     store = open_store(old)
     facts = {"host": "h", "boot_id": "b", "lock_file": "l", "command": "test"}
     claims.register_runner(store, runner_id="new", study_id=1, facts=facts)
@@ -115,17 +165,18 @@ def test_work_goes_on_in_an_upgraded_store(old: Path) -> None:
     claims.finish(store, claim, Ending("ok", "done", seconds=1.0), {"val_acc": 50.0, "macro_f1": 1.0}, scores)
     assert scores_of(store, 1)["batchnorm", "main", 2].values.mean() == 50.0
     assert ask(old, "SELECT claim, value FROM measurement WHERE epoch = 1 AND trial = 4") == [(2, 31.0), (3, 31.0)]
-    assert store_flaws(store) == []
+    assert store_flaws(store, thorough=True) == []
+    store.close()
 
 
-def test_a_report_of_an_old_store(old: Path) -> None:
-    done = ablate("report", "--markdown", "--store", str(old), cwd=old.parent)
+def test_a_report_of_an_old_store(old: str, tmp_path: Path) -> None:
+    done = ablate("report", "--markdown", "--store", old, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "baseline" in done.stdout
     assert version(old) == str(SCHEMA_VERSION)
 
 
-def test_a_step_that_fails_leaves_the_store_as_it_was(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_leaves_the_store_as_it_was(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = schema(old)
     monkeypatch.setattr(migrations, "STEPS", {2: (*migrations.STEPS[2], "CREATE TABLE score (x)")})
     with pytest.raises(StoreError, match="an earlier ablate wrote this store, and it can't be upgraded") as caught:
@@ -134,7 +185,9 @@ def test_a_step_that_fails_leaves_the_store_as_it_was(old: Path, monkeypatch: py
     assert (schema(old), version(old)) == (before, "1")
 
 
-def test_a_file_that_can_not_be_written_is_said_in_one_line(old: Path) -> None:
+def test_a_file_that_can_not_be_written_is_said_in_one_line(tmp_path: Path) -> None:
+    old = tmp_path / "ablate.db"
+    make_old(str(old))
     content = bytearray(old.read_bytes())
     content[18] = 3  # the format version for writing: SQLite treats the file as read-only, even for root
     old.write_bytes(content)
@@ -147,27 +200,25 @@ def test_a_file_that_can_not_be_written_is_said_in_one_line(old: Path) -> None:
     assert old.read_bytes() == content
 
 
-def test_a_runner_of_an_earlier_ablate_is_not_disturbed(old: Path) -> None:
-    with closing(sqlite3.connect(old)) as file, file:
-        file.execute("UPDATE runner SET ended = NULL, heartbeat = ?", (time.time() - 20,))
+def test_a_runner_of_an_earlier_ablate_is_not_disturbed(old: str) -> None:
+    ask(old, f"UPDATE runner SET ended = NULL, heartbeat = {time.time() - 20}")
     with pytest.raises(
         StoreError, match="`ablate run` on here, started by an earlier ablate, is at work on this store"
     ):
         open_store(old)
     assert version(old) == "1"
-    with closing(sqlite3.connect(old)) as file, file:
-        file.execute("UPDATE runner SET heartbeat = ?", (time.time() - 61,))
+    ask(old, f"UPDATE runner SET heartbeat = {time.time() - 61}")
     open_store(old).close()
     assert version(old) == str(SCHEMA_VERSION)
 
 
-def _open(path: Path, barrier: Any, answers: Any) -> None:
+def _open(location: str, barrier: Any, answers: Any) -> None:
     barrier.wait()
-    store = open_store(path, read_only=True)
-    answers.put(find_study(store, "basenet").version)
+    with closing(open_store(location, read_only=True)) as store:
+        answers.put(find_study(store, "basenet").version)
 
 
-def test_of_several_that_come_at_once_one_upgrades(old: Path) -> None:
+def test_of_several_that_come_at_once_one_upgrades(old: str) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(4), context.Queue()
     processes = [context.Process(target=_open, args=(old, barrier, answers)) for _ in range(4)]
@@ -177,3 +228,60 @@ def test_of_several_that_come_at_once_one_upgrades(old: Path) -> None:
     for process in processes:
         process.join()
     assert version(old) == str(SCHEMA_VERSION)
+
+
+def test_an_upgrade_on_a_server_that_is_killed_at_each_statement_has_not_begun(
+    postgres: Server, tmp_path: Path
+) -> None:
+    """Or is whole: what a connection that broke had not committed was never there."""
+    url = postgres.new_database()
+    make_old(url)
+    before = schema(url)
+    rows = {table: ask(url, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES}
+    done = subprocess.run([sys.executable, "-c", KILLER, url], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    kills = int(done.stdout)
+    assert kills > len(migrations.STEPS[2]), "each statement of the step and more"
+    assert version(url) == str(SCHEMA_VERSION)
+    assert {table: ask(url, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES} == rows
+    assert schema(url) != before
+    with closing(open_store(url, folder=tmp_path, read_only=True)) as store:
+        assert store_flaws(store, thorough=True) == []
+
+
+# a child for each statement, killed before it, though not for each of the many comments that come last; what it leaves
+# is the old schema, until one is past its commit
+KILLER = """
+import os, sys
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from sqlalchemy.pool import Pool
+from ablate.store.store import open_store
+from tests.store.test_migrations import schema, version
+
+url, count = sys.argv[1], 0
+old = schema(url)
+for kills, number in enumerate([*range(1, 20), *range(20, 1000, 25)]):
+    child = os.fork()
+    if child == 0:
+        def step(*_):
+            global count
+            count += 1
+            if count == number:
+                os._exit(9)
+        event.listen(Engine, "before_cursor_execute", step)
+        event.listen(Engine, "commit", step)
+        event.listen(Pool, "checkin", step)
+        try:
+            open_store(url, read_only=True).close()
+        except BaseException as error:
+            print(error, file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == 0:
+        break
+    assert status == 9, status
+    assert (version(url) == "1") == (schema(url) == old), number
+print(kills)
+"""

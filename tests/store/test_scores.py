@@ -17,7 +17,7 @@ from ablate.store.claims import Ending, KeptScores
 from ablate.store.facts import record_plan
 from ablate.store.integrity import store_flaws
 from ablate.store.scores import pack, scores_of, unpack_ids, unpack_values
-from ablate.store.store import Store, open_store
+from ablate.store.store import Store
 from tests.studies import toy_plan
 
 DONE = Ending("ok", "done", seconds=1.0)
@@ -55,12 +55,11 @@ def test_ten_thousand_scores_take_little_room() -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = open_store(tmp_path / "ablate.db", create=True)
-    record_plan(store, toy_plan(tmp_path))
+def store(empty: Store, tmp_path: Path) -> Store:
+    record_plan(empty, toy_plan(tmp_path))
     facts = {"host": "h", "boot_id": "b", "lock_file": "l", "command": "test"}
-    claims.register_runner(store, runner_id="r", study_id=1, facts=facts)
-    return store
+    claims.register_runner(empty, runner_id="r", study_id=1, facts=facts)
+    return empty
 
 
 def train(store: Store, ids: list[int], values: list[float], *, metric: str = "acc", ending: Ending = DONE) -> None:
@@ -107,7 +106,7 @@ def test_scores_of_another_metric_are_not_taken_for_the_primary_one(store: Store
 @pytest.mark.parametrize(
     ("damage", "flaw", "said"),
     [
-        ("UPDATE score SET data = x'00'", "1 scores per example are damaged (trial 1)", "damaged (0 bytes"),
+        ("UPDATE score SET data = :nothing", "1 scores per example are damaged (trial 1)", "damaged (0 bytes"),
         ("UPDATE example_set SET size = 9", "1 scores per example are damaged (trial 1)", "damaged (24 bytes"),
         (
             "UPDATE example_set SET sha256 = 'x'",
@@ -120,7 +119,7 @@ def test_scores_of_another_metric_are_not_taken_for_the_primary_one(store: Store
 )
 def test_damage_is_found_and_said(store: Store, damage: str, flaw: str, said: str) -> None:
     train(store, [1, 2, 3], [0.3, 0.1, 0.2])
-    store.write(lambda connection: connection.execute(text(damage)))
+    store.write(lambda connection: connection.execute(text(damage), {"nothing": b"\0"}))
     assert any(flaw in each for each in store_flaws(store)), store_flaws(store)
     if said:
         with pytest.raises(StoreError, match="the scores of `baseline` seed 1") as caught:

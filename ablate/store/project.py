@@ -1,0 +1,36 @@
+"""Where a project keeps its store: ``runs/ablate.db``, unless another place is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ablate.store.store import NoStoreYet, Store, open_store
+
+
+def project_folder() -> Path:
+    """Return the nearest folder, from here upwards, that holds ``runs/`` or ``.git``; else this one."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "runs").is_dir() or (p / ".git").exists()), here)
+
+
+def store_location(named: str | None) -> str:
+    """Return the path or URL of the store that is meant."""
+    return named or str(project_folder() / "runs" / "ablate.db")
+
+
+def runs_folder(named: str | None) -> Path | None:
+    """Attempt folders lie beside an SQLite store; with a database server, in the project."""
+    return project_folder() / "runs" if named and "://" in named and not named.startswith("sqlite") else None
+
+
+def existing_store(named: str | None, *, read_only: bool = True) -> Store | None:
+    """Open the store, or return None where there is none yet."""
+    try:
+        return named_store(named, read_only=read_only)
+    except NoStoreYet:
+        return None
+
+
+def named_store(named: str | None, *, create: bool = False, read_only: bool = False) -> Store:
+    """Open the store, as ``open_store`` does."""
+    return open_store(store_location(named), folder=runs_folder(named), create=create, read_only=read_only)
