@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import Server, server
+
 KEPT = ("ABLATE_UPDATE_GOLDEN",)
 
 
@@ -46,3 +48,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if os.environ.get("CI") and report.skipped and "ABLATE_TEST_DATA" not in str(report.longrepr):
         report.outcome = "failed"
     return report  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A real PostgreSQL server, started once; ask it for a ``new_database()``."""
+    with server() as running:
+        yield running

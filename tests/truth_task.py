@@ -66,3 +66,5 @@ def diverge(settings: dict[str, Any], context: Any) -> None:
 
     if context.seed == settings["diverges_at"]:
         raise Diverged("the loss is inf")
+    if context.seed == settings["starves_at"]:
+        raise MemoryError

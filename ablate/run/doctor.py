@@ -12,7 +12,6 @@ import shutil
 import sqlite3
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Literal
 
 import ablate
 from ablate.errors import AblateError
-from ablate.run.locks import is_free
+from ablate.run.locks import LOCKS_HINT, flaw_of_lock_folder, is_free, lock_folder
 from ablate.run.slots import listed_gpus, usable_cores
 from ablate.store.integrity import attempt_folders, store_flaws
 from ablate.store.mounts import MOUNTS, file_system, is_network
@@ -212,15 +211,14 @@ def _checkpoints(folder: Path, attempts: list[str]) -> Iterator[Check]:
 
 
 def _locks() -> Iterator[Check]:
-    folder = Path(tempfile.gettempdir()) / "ablate-locks"
-    if not folder.exists():
+    folder = lock_folder()
+    if not os.path.lexists(folder):
         level: Level = "ok" if os.access(folder.parent, os.W_OK) else "error"
         yield Check(level, f"device locks: none yet; {folder.parent} is {'' if level == 'ok' else 'not '}writable")
         return
-    if not folder.is_dir() or folder.is_symlink():
-        yield Check("error", f"device locks need a folder at {folder}", "remove what is there")
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        yield Check("error", f"device locks can't be kept in {folder}", f"chmod 1777 {folder}")
+    flaw = flaw_of_lock_folder(folder)
+    if flaw:
+        yield Check("error", f"device locks can't be kept in {folder}: {flaw}", LOCKS_HINT)
     else:
         locks = [path for path in sorted(folder.glob("*.lock")) if not path.name.startswith("hungry-")]
         taken = [path.stem for path in locks if not is_free(path)]

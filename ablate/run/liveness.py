@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-import time
+from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 
 from ablate.run.locks import boot_id, is_free
 from ablate.store.claims import LEASE_S, Held
@@ -12,14 +13,33 @@ from ablate.store.history import StoredRunner
 from ablate.store.store import Store, is_sqlite
 
 
-def is_dead(held: Held, store: Store, *, lease_s: float = LEASE_S) -> bool:
-    """Tell whether the owner of a running trial is gone, so that the trial may be taken from it."""
-    if held.lease_until < time.time():
-        # frozen and late, or on another host: its lock says nothing, its lease is over
-        return not (held.boot_id == boot_id() and _is_late(held, lease_s))
-    if held.boot_id == boot_id():
-        return is_free(Path(held.lock_file))
-    return _was_before_reboot(held, store)
+class Owners:
+    """Tells which owners of running trials are gone, so that their trials may be taken from them.
+
+    On this host the kernel says whether one is alive, whatever clocks say. One that is, and has renewed nothing for two
+    leases by a clock that nobody sets, is frozen. Of others all that is known is the lease, by the store's time.
+    """
+
+    def __init__(self, store: Store, *, lease_s: float = LEASE_S) -> None:
+        self._store = store
+        self._lease_s = lease_s
+        self._renewed: dict[tuple[int, int], tuple[float, float]] = {}  # (trial, claim) → its lease, first seen when
+
+    def gone(self, held: Sequence[Held]) -> list[Held]:
+        """Return those of all running trials whose owners are gone."""
+        at = monotonic()
+        known = {(each.trial, each.claim): (each.lease_until, at) for each in held}
+        for key, (lease_until, _) in known.items():
+            if key in self._renewed and self._renewed[key][0] == lease_until:
+                known[key] = self._renewed[key]
+        self._renewed = known
+        return [each for each in held if self._is_gone(each, at - known[each.trial, each.claim][1])]
+
+    def _is_gone(self, held: Held, unrenewed_s: float) -> bool:
+        lock = Path(held.lock_file)
+        if held.boot_id == boot_id() and lock.exists():
+            return is_free(lock) or unrenewed_s > 2 * self._lease_s
+        return held.lease_until < held.now or _was_before_reboot(held, self._store)
 
 
 def is_alive(runner: StoredRunner, store: Store) -> bool:
@@ -29,13 +49,7 @@ def is_alive(runner: StoredRunner, store: Store) -> bool:
     lock = Path(runner.lock_file)
     if runner.boot_id == boot_id() and lock.exists():
         return not is_free(lock)
-    return time.time() < runner.heartbeat + LEASE_S
-
-
-def _is_late(held: Held, lease_s: float) -> bool:
-    """A runner that is alive and late (a suspended laptop) keeps its trials for one more lease."""
-    lock = Path(held.lock_file)
-    return lock.exists() and not is_free(lock) and time.time() < held.lease_until + lease_s
+    return runner.now < runner.heartbeat + LEASE_S
 
 
 def _was_before_reboot(runner: Held | StoredRunner, store: Store) -> bool:

@@ -10,6 +10,10 @@ import tempfile
 from pathlib import Path
 
 from ablate.errors import EnvironmentFault
+from ablate.failpoints import failpoint
+from ablate.train.folder import FREE_SPACE, open_lock
+
+LOCKS_HINT = "remove it, or have its owner do so; a TMPDIR of your own shares no device with other users' runs"
 
 
 class FileLock:
@@ -22,7 +26,12 @@ class FileLock:
     @classmethod
     def try_take(cls, path: Path, *, shared: bool = False) -> FileLock | None:
         """Return the lock, or None where another process holds it. Several may hold it ``shared``, or one alone."""
-        descriptor = _open(path)
+        try:
+            descriptor = open_lock(str(path))
+        except OSError as error:
+            raise EnvironmentFault(
+                f"the lock can't be used: {error.strerror}", where=str(path), hint=FREE_SPACE
+            ) from None
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -36,9 +45,12 @@ class FileLock:
 
 def is_free(path: Path) -> bool:
     """Tell whether a lock file exists and nobody holds it: its runner is dead."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return False
-    lock = FileLock.try_take(path, shared=True)  # or two that look at one time would take each other for its runner
+    try:
+        lock = FileLock.try_take(path, shared=True)  # or two that look at one time would take each other for its runner
+    except EnvironmentFault:
+        return False  # no lock file, or not one of ours to read: it says nothing
     if lock is None:
         return False
     lock.release()
@@ -46,18 +58,40 @@ def is_free(path: Path) -> bool:
 
 
 def host_locks() -> Path:
-    """Return the folder of this host's device locks, shared by all runs of all users. Raises EnvironmentFault."""
-    folder = Path(tempfile.gettempdir()) / "ablate-locks"
+    """Return the folder of this host's device locks, shared by all runs of all users. Raises EnvironmentFault.
+
+    Whoever came first owns it; the sticky bit keeps others from taking each other's locks away. Nothing is ever written
+    into a lock, and none is opened through a link.
+    """
+    folder = lock_folder()
     try:
-        folder.mkdir(exist_ok=True)
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode):
-            raise EnvironmentFault("device locks need a folder of this name", where=str(folder), hint="remove the file")
-        if found.st_uid == os.getuid():
+        failpoint("host-locks-begun")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+        flaw = flaw_of_lock_folder(folder)
+        if not flaw and folder.lstat().st_uid == os.getuid():
             folder.chmod(0o1777)
     except OSError as error:
-        raise EnvironmentFault(f"device locks can't be kept: {error.strerror}", where=str(folder)) from None
+        hint = "free some space, or name a folder that can be written with TMPDIR, the same for all runs on this host"
+        raise EnvironmentFault(f"device locks can't be kept: {error.strerror}", where=str(folder), hint=hint) from None
+    if flaw:
+        raise EnvironmentFault(f"device locks can't be kept: {flaw}", where=str(folder), hint=LOCKS_HINT)
     return folder
+
+
+def lock_folder() -> Path:
+    """Return where this host's device locks lie, be it there or not."""
+    return Path(tempfile.gettempdir()) / "ablate-locks"
+
+
+def flaw_of_lock_folder(folder: Path) -> str:
+    """Return why locks may not be kept in a folder; empty where they may. Raises OSError where it is not there."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is a link, or no folder"
+    if found.st_uid != os.getuid() and found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        return "everybody may take away what is in it"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else "it is another user's, and not writable"
 
 
 def boot_id() -> str:
@@ -65,12 +99,3 @@ def boot_id() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""
-
-
-def _open(path: Path) -> int:
-    flags = os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        # read-only is enough for flock, and works on another user's file
-        return os.open(path, os.O_RDONLY | flags)
-    except FileNotFoundError:
-        return os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o644)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import codecs
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from ablate.errors import AblateError, EnvironmentFault
 from ablate.run.liveness import is_alive
-from ablate.store.facts import StoredStudy, find_study, trials_of
+from ablate.store.facts import IMPORTED, StoredStudy, find_study, trials_of
 from ablate.store.history import StoredAttempt, arms_of, attempts_of, runners_of, titles_of
 from ablate.store.store import Store
 from ablate.study.words import did_you_mean
-from ablate.train.folder import AttemptFolder, as_shown
+from ablate.train.folder import AttemptFolder, as_shown, open_plain
 
 POLL_S = 0.2
 LOOK_S = 1.0
 BLOCK = 1 << 16
+LONGEST = 1 << 20  # characters of a line: one without end is shown in pieces
 
 
 def named(store: Store, words: Sequence[str]) -> tuple[StoredStudy, str | None]:
@@ -87,8 +90,10 @@ def _numbered(attempts: Sequence[StoredAttempt], trial: int, number: int | None)
 
 def log_file(store: Store, attempt: StoredAttempt, *, wanted: bool = True) -> Path:
     """Return where an attempt's log lies. Raises EnvironmentFault where it is ``wanted`` and not there."""
-    path = AttemptFolder(store.folder / attempt.folder).log_file
-    if wanted and not path.exists():
+    if attempt.slot == IMPORTED:
+        raise AblateError(f"`{attempt.arm}` seed {attempt.seed} was imported: it has no log here")
+    path = AttemptFolder(store.path_of(attempt.folder)).log_file
+    if wanted and not os.path.lexists(path):
         hint = f"the attempt ran on {attempt.host}; look there, or share the folder {store.folder}"
         raise EnvironmentFault("the log is not here", where=str(path), hint=hint)
     return path
@@ -142,9 +147,8 @@ class _Reader:
         self._open = ""
 
     def read(self) -> Iterator[str]:
-        try:
-            file = self._path.open("rb")
-        except FileNotFoundError:
+        file = _opened(self._path)
+        if file is None:
             return
         with file:
             if file.seek(0, 2) < self._offset:  # the runner has cut out the middle of a flood
@@ -154,18 +158,30 @@ class _Reader:
                 self._offset += len(block)
                 *whole, self._open = (self._open + self._decoder.decode(block)).split("\n")
                 yield from map(as_shown, whole)
+                if len(self._open) > LONGEST:
+                    yield from self.rest()
 
     def rest(self) -> Iterator[str]:
         """Yield what stands after the last line end."""
         if self._open:
             yield as_shown(self._open)
+            self._open = ""
+
+
+def _opened(path: Path) -> IO[bytes] | None:
+    """Open a log; None where there is none. Raises EnvironmentFault where it is a link, a pipe, or not ours to read."""
+    try:
+        return open_plain(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise EnvironmentFault(f"the log can't be read: {error.strerror}", where=str(path)) from None
 
 
 def _start_of_last(path: Path, lines: int) -> int:
     """Return the byte at which the last lines of a file begin."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
+    file = _opened(path)
+    if file is None:
         return 0
     with file:
         end = size = file.seek(0, 2)

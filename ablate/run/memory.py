@@ -1,9 +1,13 @@
-"""Whether the kernel has killed for want of memory: the counter of our cgroup, else that of the host (Linux)."""
+"""Who is to blame where memory runs out: the kernel's count of kills (Linux), and what others hold of a GPU."""
 
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
+
+LITTLE = 0.05  # of a GPU's memory
+QUERY_S = 10.0
 
 _VMSTAT = Path("/proc/vmstat")
 _GROUPS = Path("/proc/self/cgroup")
@@ -23,6 +27,20 @@ def oom_kills() -> int:
         if found:
             return int(found[1])
     return 0
+
+
+def others_on_gpu(uuid: str) -> str:
+    """Return what others hold of a GPU once our worker has left it, as a message says it; empty where it is little.
+
+    A driver may keep a few hundred MiB for itself. We ask for no processes: a container does not see its neighbours'.
+    """
+    command = ["nvidia-smi", "--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits", f"--id={uuid}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_S, check=True)
+        used, total = (int(part) for part in done.stdout.split(","))
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return ""  # some devices do not count their memory
+    return f"others hold {used:,} of {total:,} MiB of this GPU" if used > total * LITTLE else ""
 
 
 def _counters() -> list[Path]:

@@ -19,14 +19,16 @@ SHOWN = {
 }
 
 
-def decide(ending: Ending, *, retries: int, errors: int, idle_deaths: int, progressed: bool) -> Ending:
+def decide(
+    ending: Ending, *, retries: int, errors: int, idle_deaths: int, progressed: bool, shared: bool = False
+) -> Ending:
     """Complete an ending with the next state of its trial.
 
     ``errors`` and ``idle_deaths`` are the trial's counts before this attempt; ``progressed`` says whether the attempt
-    left a checkpoint. An error uses up one of the user's retries; a stall is tried once more; a timeout would only
-    happen again, and so would memory that was refused: a GPU is never shared. Whom the kernel kills for want of the
-    host's memory may be a bystander, and is tried once more. A death without progress is forgiven twice, lest a
-    poisonous trial run for ever.
+    left a checkpoint, ``shared`` whether others held part of the memory that was refused. An error uses up one of the
+    user's retries; a stall is tried once more; a timeout would only happen again, and so would memory that was refused
+    to who had it alone. A bystander of others' hunger, whom the kernel kills or who finds a GPU half taken, is tried
+    once more. A death without progress is forgiven twice, lest a poisonous trial run for ever.
     """
     if ending.outcome in DONE:
         return replace(ending, state="done", errors=errors, idle_deaths=0)
@@ -38,8 +40,8 @@ def decide(ending: Ending, *, retries: int, errors: int, idle_deaths: int, progr
             reason = f"died {idle} times in a row without progress"
             return replace(ending, state="failed", reason=reason, errors=errors, idle_deaths=idle)
         return replace(ending, state="waiting", errors=errors, idle_deaths=idle)
-    killed = ending.outcome == "oom" and ending.signal is not None
-    allowed = max(retries, 1) if killed else {"error": retries, "stalled": max(retries, 1)}.get(ending.outcome, 0)
+    bystander = ending.outcome == "oom" and (shared or ending.signal is not None)
+    allowed = max(retries, 1) if bystander else {"error": retries, "stalled": max(retries, 1)}.get(ending.outcome, 0)
     reason = SHOWN[ending.outcome] + (f": {ending.error}" if ending.error else "")
     state = "waiting" if errors < allowed else "failed"
     return replace(

@@ -14,7 +14,7 @@ from ablate.run.picture import Cell, Layout, Running, View, draw
 from ablate.store.facts import StoredTrial
 from ablate.study.schema import Study
 from ablate.study.words import duration
-from ablate.train.folder import AttemptFolder
+from ablate.train.folder import AttemptFolder, printable
 
 REFRESH_S = 0.25
 FAILURE_LINES = 12
@@ -52,9 +52,9 @@ class Progress:
         """Take in trials that are new: results have asked for more."""
         known = {(cell.arm, cell.seed) for cell in self._cells}
         self._cells += [
-            Cell(each.arm, each.seed, each.trial, each.state, each.outcome, each.seconds)
+            Cell(printable(each.arm), each.seed, each.trial, each.state, each.outcome, each.seconds)
             for each in trials
-            if (each.arm, each.seed) not in known
+            if (printable(each.arm), each.seed) not in known
         ]
 
     def knows(self, trial: int) -> bool:
@@ -71,7 +71,7 @@ class Progress:
     def started(self, trial: int, slot: str, *, host: str = "", spent: float = 0.0) -> None:
         """An attempt began ``spent`` seconds ago."""
         began = time.monotonic() - max(0.0, spent)
-        self._running[trial] = Running(trial, self._name(trial), slot, host, began)
+        self._running[trial] = Running(trial, self._name(trial), printable(slot), printable(host), began)
         self._set(trial, "running")
 
     def recorded(self, trial: int, record: Mapping[str, Any]) -> None:
@@ -127,9 +127,9 @@ class Progress:
 
     def say(self, text: str, lines: Sequence[str] = ()) -> None:
         """Print a line above the live picture, and under it some lines of a log."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(printable(text)), soft_wrap=True)
         for line in lines:
-            self._console.print(Text(f"    {line}", style="dim"), soft_wrap=True)
+            self._console.print(Text(f"    {printable(line)}", style="dim"), soft_wrap=True)
 
     def show(self) -> None:
         """Redraw the live picture, at most a few times a second."""
@@ -141,7 +141,7 @@ class Progress:
 
     def _picture(self, now: float) -> Group:
         view = View(
-            title=self._study.title,
+            title=printable(self._study.title),
             metric=self._study.primary,
             cells=self._cells,
             running=list(self._running.values()),

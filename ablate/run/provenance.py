@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import platform
 import re
@@ -13,33 +14,53 @@ import shlex
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ablate import __version__
+from ablate.study.command import words_of
+from ablate.study.schema import Task
+from ablate.study.task import beside
+from ablate.study.words import without_secrets
+from ablate.train.folder import make_folder, write_whole
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 GIT_PATIENCE_S = 20
+_OURS = ("ablate", "__main__.py")  # else it was started by a program of the user's
+LARGEST_SOURCE = 1 << 20  # bytes of a file that a command names and that is no Python
 
 
-def task_sources(task: str, study_folder: Path) -> list[Path]:
-    """Return the task's module and the modules beside the study that it imports, directly or through others.
+def task_sources(task: Task, study_folder: Path) -> list[Path]:
+    """Return the task's module or the files that its command names, and what those import from beside them.
 
     Reads the files and runs nothing. An installed module stands for itself alone.
     """
-    module = task.partition(":")[0]
-    first = _beside(module, study_folder) or _installed(module)
+    words = words_of(task.command) if task.command is not None else []
+    modules = [task.function.partition(":")[0]] if task.function else []
+    modules += [module for option, module in itertools.pairwise(words) if option == "-m"]
+    queue = [file for module in modules if (file := beside(module, study_folder) or _installed(module))]
+    named = [study_folder / word for word in words if _is_source(study_folder / word)]
+    folders = dict.fromkeys([study_folder, *(each.parent for each in named)])  # where Python looks for what they import
+    queue += named
     found: list[Path] = []
-    queue = [first] if first else []
     while queue:
         file = queue.pop()
         if file not in found:
             found.append(file)
-            queue += [path for name in _imports(file) if (path := _beside(name, study_folder))]
+            queue += [path for name in _imports(file) for folder in folders if (path := beside(name, folder))]
     return sorted(found)
 
 
-def code_sha256(task: str, study_folder: Path) -> str:
+def _is_source(path: Path) -> bool:
+    """Tell whether a word of a command names a script or a configuration; a data set is none."""
+    try:
+        return path.is_file() and (path.suffix == ".py" or path.stat().st_size <= LARGEST_SOURCE)
+    except (OSError, ValueError):
+        return False  # longer than a path may be, for example
+
+
+def code_sha256(task: Task, study_folder: Path) -> str:
     """Return the SHA-256 over the names and contents of the task's sources."""
     digest = hashlib.sha256()
     for file in task_sources(task, study_folder):
@@ -62,14 +83,26 @@ def machine_facts() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """Return how ablate was started, ready for a shell. The password of a URL is left out: others read the store."""
-    words = (re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", word) for word in sys.argv[1:])
-    return shlex.join(["ablate", *words])
+    """Return how ablate was started, ready for a shell but for the secrets of a URL: others read the store."""
+    program = Path(sys.argv[0])
+    start = ["ablate"] if program.name in _OURS else ["python", str(program)]
+    return shlex.join([*start, *map(without_secrets, sys.argv[1:])])
 
 
-def gpu_facts(uuid: str) -> dict[str, str]:
+def importer_facts() -> dict[str, str]:
+    """Return who imports results: a row like a runner's, which has ended as soon as it is there."""
+    return {
+        "id": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "boot_id": "",
+        "lock_file": "",
+        "command": command_line(),
+    }
+
+
+def gpu_facts(gpu: str) -> dict[str, str]:
     """Return the model and driver of one GPU, as `nvidia-smi` names them; nothing where it does not know the GPU."""
-    answer = _output(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", f"--id={uuid}"])
+    answer = _output(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", f"--id={gpu}"])
     name, comma, driver = answer.strip().rpartition(", ")
     return {"gpu": name, "driver": driver} if comma else {}
 
@@ -86,19 +119,11 @@ def git_facts(study_folder: Path, diffs: Path) -> dict[str, str]:
     if not difference:
         return {"git_commit": commit}
     name = hashlib.sha256(difference.encode()).hexdigest()[:16]
-    diffs.mkdir(parents=True, exist_ok=True)
+    make_folder(diffs)
     patch = diffs / f"{name}.patch"
     if not patch.exists():
-        patch.write_text(difference)
+        write_whole(patch, difference.encode(), what="diff")
     return {"git_commit": commit, "git_diff": f"{diffs.name}/{patch.name}"}
-
-
-def _beside(module: str, folder: Path) -> Path | None:
-    base = folder.joinpath(*module.split("."))
-    for file in (base.with_name(f"{base.name}.py"), base / "__init__.py"):
-        if file.is_file():
-            return file
-    return None
 
 
 def _installed(module: str) -> Path | None:
@@ -106,7 +131,7 @@ def _installed(module: str) -> Path | None:
     spec = importlib.util.find_spec(top)  # of the top name: finding a submodule would import its parents
     if spec is None or spec.origin is None:
         return None
-    return _beside(".".join(rest), Path(spec.origin).parent) if rest else Path(spec.origin)
+    return beside(".".join(rest), Path(spec.origin).parent) if rest else Path(spec.origin)
 
 
 def _imports(file: Path) -> Iterator[str]:

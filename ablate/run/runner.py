@@ -5,6 +5,7 @@ The loop does everything in turn, heartbeat included: there is no thread that co
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -17,27 +18,40 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ablate.errors import EXIT_ENVIRONMENT, AblateError, EnvironmentFault, Fault
+from ablate.errors import EXIT_ENVIRONMENT, AblateError, EnvironmentFault, Fault, StoreError
+from ablate.failpoints import failpoint
 from ablate.plan.trials import Plan, Replicate
-from ablate.run.liveness import is_dead
+from ablate.run.liveness import Owners
 from ablate.run.locks import FileLock, boot_id
-from ablate.run.memory import oom_kills
+from ablate.run.memory import oom_kills, others_on_gpu
 from ablate.run.outcomes import decide
 from ablate.run.progress import FAILURE_LINES, Progress
 from ablate.run.provenance import command_line, git_facts, gpu_facts, machine_facts
 from ablate.run.slots import Slot, SlotPool
 from ablate.run.stopping import STOPPING
+from ablate.run.unchanged import unchanged
 from ablate.run.watch import Follower
 from ablate.run.workers import Exit, Workers
 from ablate.store import claims
 from ablate.store.claims import Claim, Ending, Fenced, Held, KeptScores
 from ablate.store.facts import StoredTrial, grown_plan, record_plan, trials_of
 from ablate.store.store import Store
-from ablate.train.folder import STACKS, AttemptFolder, Result, Work, printable
+from ablate.train.folder import (
+    FREE_SPACE,
+    STACKS,
+    UNWRITTEN,
+    AttemptFolder,
+    Result,
+    Work,
+    make_folder,
+    printable,
+    room_left,
+)
 
 POLL_S = 0.05
 FLUSH_S = 0.5
 ELSEWHERE_S = 1.0
+PARTING_S = 3.0  # for a store that fails to take our last word
 STACKS_S = 0.5  # for a worker to print its stacks, before it is asked to end
 
 
@@ -85,20 +99,35 @@ class _Attempt:
 
 def check_task(plan: Plan, workers: Workers, study_folder: Path) -> None:
     """Import the task in a worker without calling it. Raises AblateError where that fails; no trial is touched."""
+    failpoint("check-begun")
     with tempfile.TemporaryDirectory(prefix="ablate-check-") as name:
         folder = AttemptFolder(name)
-        folder.create(Work(plan.study.task, str(study_folder), {}, 0, "", check_only=True))
+        folder.create(Work(str(plan.study.task), str(study_folder), {}, 0, "", check_only=True))
         pid = workers.spawn(folder.path, {"CUDA_VISIBLE_DEVICES": ""})
-        while not any(end.pid == pid for end in workers.wait(1.0)):
+        while not (ends := [end for end in workers.wait(1.0) if end.pid == pid]):
             pass
-        result = folder.result()
+        result = last_word(folder, ends[0])
+        if result is not None and result.exit_code == EXIT_ENVIRONMENT:
+            raise EnvironmentFault(result.error, hint=result.hint)
         if result is None or result.outcome != "ok":
             why = result.error if result else "the process died while importing it"
             lines = "\n".join(f"    {line}" for line in folder.log_tail(FAILURE_LINES))
             hint = (result.hint if result else "") or f"its last lines were:\n{lines}"
+            done = "imported" if plan.study.task.function else "run"
             raise AblateError(
-                f"the task `{plan.study.task}` can't be imported: {why}", where=plan.study.where("task"), hint=hint
+                f"the task `{plan.study.task.label}` can't be {done}: {why}",
+                where=plan.study.where("task"),
+                hint=hint,
             )
+
+
+def last_word(folder: AttemptFolder, end: Exit) -> Result | None:
+    """Return how an attempt ended by the worker's word; where the disk refused that, what the worker meant to say."""
+    result = folder.result()
+    if result is None and end.exit_code == UNWRITTEN:
+        error = f"{folder.path}: the disk refused the worker's last word ({room_left(folder.path)})"
+        return Result("error", error=error, hint=FREE_SPACE, exit_code=EXIT_ENVIRONMENT)
+    return result
 
 
 class Runner:
@@ -126,13 +155,15 @@ class Runner:
         resources, execution = plan.study.resources, plan.study.execution
         self._slots = SlotPool(resources, threads=execution.threads, jobs=options.jobs)
         self._progress = progress(self._mine(trials_of(store, study_id)))
+        self._owners = Owners(store, lease_s=options.lease_s)
         self._others = Follower(store, study_id, self._progress, mine=self.id)
         self._attempts: dict[int, _Attempt] = {}
         self._made = 0
         self._oom_kills = 0
+        self._warned: set[str] = set()
         self._signals: list[int] = []
         self._fault: Fault | None = None
-        self._next_flush = self._next_renewal = self._next_claim = self._next_look = 0.0
+        self._next_flush = self._next_renewal = self._next_recovery = self._next_claim = self._next_look = 0.0
         self._facts = machine_facts() | git_facts(study_folder, store.folder / "diffs")
         self._gpu_facts: dict[str, dict[str, str]] = {}
         self._code = code
@@ -147,15 +178,16 @@ class Runner:
                 while self._turn():
                     pass
                 self._stop()
+        except BaseException:
+            self._abandon()
+            raise
         finally:
-            for attempt in list(self._attempts.values()):  # only after a fault of ours: leave nothing running
-                self._workers.signal(attempt.pid, signal.SIGKILL)
-                attempt.slot.release()
             if not self._signals:  # once stopped, a further signal must not cut short what is left to say
                 for number, handler in former.items():
                     signal.signal(number, handler)
             lock.release()
         claims.end_runner(self._store, self.id)
+        failpoint("run-ended")
         lock.path.unlink(missing_ok=True)
         if self._fault is not None:
             raise EnvironmentFault(self._fault.message, where=self._fault.where, hint=self._fault.hint)
@@ -175,8 +207,10 @@ class Runner:
         now = time.monotonic()
         if now >= self._next_renewal:
             claims.renew(self._store, self.id, lease_s=self._options.lease_s)
-            self._recover()
             self._next_renewal = now + self._options.lease_s / 4
+        if now >= self._next_recovery:
+            self._recover()
+            self._next_recovery = now + ELSEWHERE_S
         self._fill_slots()
         if self._progress.is_live:
             self._others.look()
@@ -230,14 +264,14 @@ class Runner:
             dtype=study.execution.dtype,
             threads=study.execution.threads,
             metrics=tuple(study.metrics),
-            earlier=tuple(str(self._store.folder / earlier) for earlier in claim.earlier),
+            earlier=tuple(str(self._store.path_of(earlier)) for earlier in claim.earlier),
             locks=(str(folder.path.parent / "lock"), *slot.occupied),
         )
-        folder.create(work)
         environment = dict(slot.environment)
         if self._options.data_dir:
             environment["ABLATE_DATA"] = str(self._options.data_dir.resolve())
         kills = oom_kills()
+        folder.create(work)
         pid = self._workers.spawn(folder.path, environment)
         now = time.monotonic()
         self._attempts[pid] = _Attempt(claim, folder, slot, pid, started=now, heard=now, oom_kills=kills)
@@ -309,9 +343,10 @@ class Runner:
         if attempt is None:
             return
         attempt.folder.cap_log()
-        records, attempt.offset = attempt.folder.records(attempt.offset)
-        attempt.unsaved += records
-        result = attempt.folder.result()
+        while (found := attempt.folder.records(attempt.offset))[1] != attempt.offset:
+            attempt.unsaved += found[0]
+            attempt.offset = found[1]
+        result = last_word(attempt.folder, end)
         ending = self._ending(attempt, end, result)
         metrics = result.metrics if result else {}
         ending, scores = self._scored(attempt, ending, metrics)
@@ -333,6 +368,8 @@ class Runner:
         if result is not None and result.exit_code == EXIT_ENVIRONMENT and ending.outcome == "error":
             self._fault = Fault(result.error, hint=result.hint)
         self._report(attempt, ending, metrics)
+        if ending.outcome == "ok":
+            self._warn_of_no_change(attempt.claim.fingerprint)
 
     def _ending(self, attempt: _Attempt, end: Exit, result: Result | None) -> Ending:
         claim = attempt.claim
@@ -358,13 +395,21 @@ class Runner:
         if result is not None and result.exit_code == EXIT_ENVIRONMENT:
             # not the trial's fault: it waits until the data or the machine is there
             return replace(ending, state="waiting", errors=claim.errors, idle_deaths=claim.idle_deaths)
+        others = self._others_on(attempt.slot) if ending.outcome == "oom" else ""
+        if others:
+            ending = replace(ending, error=f"{ending.error}; {others}")
         return decide(
             ending,
+            shared=bool(others),
             retries=self._plan.study.resources.retries,
             errors=claim.errors,
             idle_deaths=claim.idle_deaths,
             progressed=(attempt.folder.checkpoints / "manifest.json").exists(),
         )
+
+    def _others_on(self, slot: Slot) -> str:
+        """Ask what other programs than ablate hold of a slot's GPU: no two of our workers share one."""
+        return others_on_gpu(slot.name) if self._plan.study.resources.gpus else ""
 
     def _was_for_memory(self, attempt: _Attempt) -> bool:
         """Tell whether the kernel's count of kills for want of memory accounts for this death. Each counts once."""
@@ -378,11 +423,11 @@ class Runner:
         self, attempt: _Attempt, ending: Ending, metrics: Mapping[str, float]
     ) -> tuple[Ending, KeptScores | None]:
         """Return the ending with what is to be noted of the scores per example, and those of an ``ok`` attempt."""
-        if ending.outcome != "ok" or not attempt.folder.scores_file.exists():
+        primary = next(iter(self._plan.study.metrics))
+        if ending.outcome != "ok" or primary not in metrics or not attempt.folder.scores_file.exists():
             return ending, None
         from ablate.run.scores import kept_scores  # numpy, which nothing else here needs
 
-        primary = next(iter(self._plan.study.metrics))
         kept, note = kept_scores(attempt.folder, primary, metrics[primary])
         return (replace(ending, facts={**ending.facts, "scores": note}) if note else ending), kept
 
@@ -398,6 +443,12 @@ class Runner:
             why=why,
             folder=attempt.folder,
         )
+
+    def _warn_of_no_change(self, fingerprint: str) -> None:
+        for arm, text in unchanged(self._plan, self._store, fingerprint).items():
+            if arm not in self._warned:
+                self._progress.say(f"warning: {text}")
+            self._warned.add(arm)
 
     # --- plans that grow
 
@@ -436,23 +487,26 @@ class Runner:
         return [each for each in trials if self._options.arms is None or each.arm in self._options.arms]
 
     def _recover(self) -> None:
-        """Give back to the queue what dead runners held: by the kernel's word on this host, else by the lease."""
-        for held in claims.held_trials(self._store):
-            if held.owner == self.id:
-                if not any(attempt.claim.trial == held.trial for attempt in self._attempts.values()):
-                    self._take_back(held)  # a claim whose reply was lost: nobody works on it
-            elif is_dead(held, self._store, lease_s=self._options.lease_s):
-                self._take_back(held)
+        """Give back to the queue what dead runners held, and what we hold without knowing: a claim's reply was lost."""
+        held = claims.held_trials(self._store)
+        at_work = {(attempt.claim.trial, attempt.claim.number) for attempt in self._attempts.values()}
+        for each in held:
+            if (
+                each.owner == self.id and (each.trial, each.claim) not in at_work
+            ):  # nobody began: the trial is as it was
+                self._take_back(each, Ending("lost", "waiting", errors=each.errors, idle_deaths=each.idle_deaths))
+        for each in self._owners.gone([each for each in held if each.owner != self.id]):
+            folder = AttemptFolder(self._store.path_of(each.folder))
+            ending = decide(
+                Ending("lost", ""),
+                retries=0,
+                errors=each.errors,
+                idle_deaths=each.idle_deaths,
+                progressed=(folder.checkpoints / "manifest.json").exists(),
+            )
+            self._take_back(each, ending)
 
-    def _take_back(self, held: Held) -> None:
-        folder = AttemptFolder(self._store.folder / held.folder)
-        ending = decide(
-            Ending("lost", ""),
-            retries=0,
-            errors=held.errors,
-            idle_deaths=held.idle_deaths,
-            progressed=(folder.checkpoints / "manifest.json").exists(),
-        )
+    def _take_back(self, held: Held, ending: Ending) -> None:
         if claims.take_back(self._store, held, ending):
             self._next_claim = 0.0
 
@@ -460,7 +514,7 @@ class Runner:
 
     def _register(self) -> FileLock:
         folder = self._store.folder / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lock = FileLock.try_take(folder / f"{self.id}.lock")
         assert lock is not None, "a random name is nobody else's"
         facts = {
@@ -474,6 +528,23 @@ class Runner:
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._signals.append(number)
+
+    def _abandon(self) -> None:
+        """After a fault of ours, or of the store: leave nothing running, and give back what the store still lets us.
+
+        Where it lets us not, the next run finds our lock free and takes it.
+        """
+        for attempt in self._attempts.values():
+            self._workers.signal(attempt.pid, signal.SIGKILL)
+            attempt.slot.release()
+        self._store.retry_deadline_s = PARTING_S
+        with contextlib.suppress(StoreError):
+            for held in claims.held_trials(self._store):
+                if held.owner == self.id:
+                    # not the trial's fault, so none of its deaths
+                    kept = Ending("interrupted", "waiting", errors=held.errors, idle_deaths=held.idle_deaths)
+                    claims.take_back(self._store, held, kept)
+            claims.end_runner(self._store, self.id)
 
     def _stop(self) -> None:
         """Let the workers write a checkpoint and end; at a Ctrl-C after the first signal, or after the grace, end them.
@@ -491,6 +562,7 @@ class Runner:
             self._watch_limits()
             for end in self._workers.wait(POLL_S):
                 self._ended(end)
+        self._recover()
 
 
 # how an attempt is called that we ended ourselves, by why we did

@@ -55,6 +55,16 @@ def stop_requests() -> Iterator[None]:
 
 
 @contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Leave the handlers as they were: what goes on afterwards is the caller's program, not ours."""
+    former = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        yield
+    finally:
+        _restore({number: handler for number, handler in former.items() if handler is not None})
+
+
+@contextmanager
 def held_back() -> Iterator[None]:
     """Keep these signals from us, and from a process started here until it asks for them. We get them afterwards."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ablate.errors import AblateError
+from ablate.failpoints import failpoint
 from ablate.plan.trials import Plan
 from ablate.run.progress import Progress
 from ablate.run.provenance import code_sha256, machine_facts
@@ -26,6 +27,7 @@ OldCode = Literal["ask", "keep", "fresh"]
 @contextmanager
 def worker_server() -> Iterator[Workers]:
     """Give a worker server that is started when it is first needed, and ended with all it runs."""
+    failpoint("server-folder-begun")
     folder = Path(tempfile.mkdtemp(prefix="ablate-"))
     workers = Workers(folder / "server.log")
     try:
@@ -38,7 +40,6 @@ def worker_server() -> Iterator[Workers]:
 def run_study(
     plan: Plan,
     *,
-    study_folder: Path,
     existing: Store | None,
     make_store: Callable[[], Store],
     options: Options,
@@ -58,6 +59,7 @@ def run_study(
     plan = grown_plan(existing, plan.study).restricted(options.arms)
     prints = list(plan.trials())
     states = states_of(existing, prints) if existing else {}
+    study_folder = plan.study.folder
     code = code_sha256(plan.study.task, study_folder)
     origins = origins_of(existing, prints) if existing else {}
     stale = [name for name, known in origins.items() if known.code_sha256 != code]
@@ -100,8 +102,9 @@ def _chosen(choice: OldCode, count: int, plan: Plan) -> OldCode:
     if choice == "ask":
         what = "1 finished trial" if count == 1 else f"{count} finished trials"
         raise AblateError(
-            f"the code of `{plan.study.task}` has changed since {what} of this study",
+            f"the code of `{plan.study.task.label}` has changed since {what} of this study",
             where=plan.study.where("task"),
-            hint="--keep keeps them (the report marks mixed rows); --fresh trains them again",
+            hint="--keep keeps them (the report marks mixed rows); --fresh trains them again; "
+            'in Python old_code="keep", or "fresh"',
         )
     return choice

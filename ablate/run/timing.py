@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import EnvironmentFault
+from ablate.failpoints import failpoint
 from ablate.plan.trials import Plan, Trial
 from ablate.run.slots import SlotPool
 from ablate.run.workers import Workers
@@ -60,11 +61,12 @@ def _wait_for(pool: SlotPool) -> Any:
 
 def _time(trial: Trial, plan: Plan, workers: Workers, study_folder: Path, environment: dict[str, str]) -> Timing:
     study = plan.study
+    failpoint("timing-begun")
     with tempfile.TemporaryDirectory(prefix="ablate-time-") as name:
         folder = AttemptFolder(name)
         folder.create(
             Work(
-                task=study.task,
+                task=str(study.task),
                 study_folder=str(study_folder),
                 settings=trial.settings,
                 seed=trial.seed,

@@ -57,6 +57,7 @@ class Follower:
         is_new = self._moment is None
         moment = moment_of(self._store, self._study_id, after=self._last, among=list(self._open))
         trials = {trial.trial: trial for trial in moment.trials}
+        now = max((runner.now for runner in moment.runners), default=0.0)
         if not self._mine:
             self._progress.extend(moment.trials)
         self._progress.refresh_states({each.trial: (each.state, each.outcome) for each in moment.trials})
@@ -65,22 +66,22 @@ class Follower:
             if attempt.runner == self._mine or not self._progress.knows(attempt.trial):
                 continue
             if attempt.ended is None:
-                self._begin(attempt)
+                self._begin(attempt, now)
             else:
                 known = self._open.pop(attempt.id, None)
                 if not is_new:  # else it ended before we came
                     self._end(attempt, trials[attempt.trial], known)
         return moment
 
-    def _begin(self, attempt: StoredAttempt) -> None:
+    def _begin(self, attempt: StoredAttempt, now: float) -> None:
         if attempt.id in self._open:
             if not self._open[attempt.id].folder.path.exists():
                 epoch, values = recorded_values(self._store, attempt.trial, attempt.claim)
                 if epoch is not None:  # it runs on another machine, and its folder is not shared
                     self._progress.recorded(attempt.trial, {"epoch": epoch, "values": values})
             return
-        self._open[attempt.id] = _Open(attempt, AttemptFolder(self._store.folder / attempt.folder))
-        self._progress.started(attempt.trial, attempt.slot, host=attempt.host, spent=time.time() - attempt.started)
+        self._open[attempt.id] = _Open(attempt, AttemptFolder(self._store.path_of(attempt.folder)))
+        self._progress.started(attempt.trial, attempt.slot, host=attempt.host, spent=now - attempt.started)
 
     def _end(self, attempt: StoredAttempt, trial: StoredTrial, known: _Open | None) -> None:
         state = trial.state if trial.attempts == attempt.claim else "waiting"  # else the next attempt has begun
@@ -96,7 +97,7 @@ class Follower:
         )
 
     def _folder(self, attempt: StoredAttempt) -> AttemptFolder:
-        return AttemptFolder(self._store.folder / attempt.folder)
+        return AttemptFolder(self._store.path_of(attempt.folder))
 
     def _listen(self, each: _Open) -> None:
         records, each.offset = each.folder.records(each.offset)
@@ -117,7 +118,7 @@ def follow_study(store: Store, study_id: int, progress: Progress) -> None:
             alive = [runner for runner in moment.runners if is_alive(runner, store)]
             if alive:
                 busy = time.monotonic()
-                progress.began(time.time() - min(runner.started for runner in alive))
+                progress.began(max(runner.now - runner.started for runner in alive))
             progress.show()
             settled = all(trial.state in ("done", "failed") for trial in moment.trials)
             if settled or time.monotonic() - busy > PATIENCE_S:

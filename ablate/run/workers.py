@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablate.errors import EnvironmentFault
+from ablate.failpoints import failpoint
 from ablate.run.stopping import held_back
 
 START_PATIENCE_S = 120.0
@@ -48,8 +49,10 @@ class Workers:
         # one thread until a worker asks for more: a library that starts a pool at import would forbid the fork
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[variable] = "1"
+        environment.pop("ABLATE_STORE", None)  # may hold a password, and a task may print what is around it
         environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # repeatable matrix products on a GPU
         # what is sent to every process of a job waits until the server has learnt to ignore it
+        failpoint("server-log-begun")
         with self._log_file.open("ab") as log, held_back():
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ablate.train.server", str(command_read), str(reply_write)],
@@ -127,7 +130,8 @@ class Workers:
     def _dead(self) -> EnvironmentFault:
         tail = self._log_file.read_text(errors="replace").strip().splitlines()
         why = tail[-1] if tail else "it left no message"
-        return EnvironmentFault(f"the worker server ended: {why}", where=str(self._log_file))
+        hint = "look whether memory or disk are full, and run the same command again: it goes on from there"
+        return EnvironmentFault(f"the worker server ended: {why}", where=str(self._log_file), hint=hint)
 
 
 def _exit(pid: int, status: int) -> Exit:

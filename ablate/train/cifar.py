@@ -28,9 +28,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ablate.errors import DataError
+from ablate.failpoints import failpoint
 
 BASE_URL = "https://www.cs.toronto.edu/~kriz/"
 TIMEOUT_S = 60
+LARGEST = 1 << 28  # bytes of a file: the largest there is has 154 million
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def provide(source: Source, folder: Path) -> None:
     if not _missing(source, folder):
         return
     try:
+        failpoint("data-begun")
         folder.mkdir(parents=True, exist_ok=True)
         with _only_one(folder / ".download.lock"):
             if missing := _missing(source, folder):  # another worker may have been quicker
@@ -188,6 +191,7 @@ def _records(batch: dict[bytes, Any], label_keys: tuple[str, ...]) -> bytes:
 
 @contextmanager
 def _only_one(lock: Path) -> Iterator[None]:
+    failpoint("data-lock-begun")
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # given back by the kernel, however the process ends
         yield
@@ -203,6 +207,8 @@ def _download(url: str, wanted: list[str], folder: Path) -> None:
     ):
         for member in archive:
             name = member.name.removeprefix("./")
+            if name in remaining and member.size > LARGEST:
+                raise _Damaged(f"{name} would have {member.size:,} bytes")
             if name in remaining and (content := archive.extractfile(member)):
                 _keep(content, name, folder)
                 remaining.discard(name)
@@ -212,6 +218,7 @@ def _download(url: str, wanted: list[str], folder: Path) -> None:
 
 
 def _keep(content: IO[bytes], name: str, folder: Path) -> None:
+    failpoint("data-file-begun")
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -222,10 +229,13 @@ def _keep(content: IO[bytes], name: str, folder: Path) -> None:
                 digest.update(block)
                 file.write(block)
             file.flush()
+            failpoint("data-file-written")
             os.fsync(file.fileno())
         if digest.hexdigest() != SHA256[name]:
             raise _Damaged(f"the SHA-256 of {name} differs from the published one")
+        failpoint("data-file-synced")
         os.replace(part, path)
+        failpoint("data-file-renamed")
     finally:
         part.unlink(missing_ok=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 import time
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from ablate.train import checkpoint, scores
-from ablate.train.folder import AttemptFolder, encode_number
+from ablate.train.folder import EPOCHS, AttemptFolder, encode_number, make_folder, write_whole
 from ablate.train.seeding import stream_seed
 
 
@@ -53,7 +52,7 @@ class Context:
         self.device = torch.device(device)
         self.dtype = dtype
         self.folder = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="ablate-"))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self.metrics = tuple(metrics)
         self.resumed_from = ""
         self.facts: dict[str, str] = {}
@@ -71,6 +70,8 @@ class Context:
         for name, value in values.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"record({name}={value!r}): a metric is a plain number; use .item() on a tensor")
+        if not -EPOCHS < int(epoch) < EPOCHS:
+            raise ValueError(f"record(epoch={epoch}): an epoch is a count below {EPOCHS}")
         line: dict[str, Any] = {"epoch": int(epoch), "time": time.time()}
         if epochs is not None:
             line["epochs"] = int(epochs)
@@ -117,11 +118,9 @@ class Context:
         """Keep a file in the attempt's ``artifacts`` folder and return its path. ``name`` is a plain file name."""
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", name):
             raise ValueError(f"artifact name {name!r}: use letters, digits, '.', '_' and '-'")
-        self._files.artifacts.mkdir(exist_ok=True)
-        aside = self._files.artifacts / f".{name}.{os.getpid()}"
-        aside.write_bytes(data)
+        make_folder(self._files.artifacts)
         path = self._files.artifacts / name
-        os.replace(aside, path)
+        write_whole(path, data, what="artifact")
         return path
 
     def fact(self, name: str, value: str) -> None:

@@ -8,27 +8,46 @@ scores.npz      one score per example, where the task gave them
 stdout.log      stdout and stderr of the worker; of a flood, the beginning and the end
 result.json     how the attempt ended, written last; its presence means that the worker said its last word
 
-All but the log and the metric lines are written aside and renamed, so that a reader sees all or nothing.
-No torch here: the runner reads these files.
+All but the log and the metric lines are written aside and renamed, so that a reader sees all or nothing. What the disk
+refuses is an EnvironmentFault that names the file, never a silence. Who reads these files expects nothing of them: a
+task, or whoever handed a store on, may have left a link, a pipe, a gigabyte or nonsense in their place. No torch here:
+the runner reads these files.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
+import re
+import shutil
 import signal
-from collections.abc import Mapping
+import stat
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from ablate.errors import EnvironmentFault
+from ablate.failpoints import failpoint
+from ablate.study.words import storable
 
 STACKS = signal.SIGQUIT  # makes a worker print the stacks of its threads to its log
 LOG_HEAD = 4 << 20  # what is kept of a log that grows without end: its beginning, and at least this much of its end
 LOG_TAIL = 4 << 20
 LOG_CAP = 16 << 20
 BLOCK = 1 << 16
+FREE_SPACE = "free some space, or make the folder writable, and run the same command again: it goes on from there"
+UNWRITTEN = 74  # exit code of a worker whose last word the disk refused (EX_IOERR)
 PATIENCE = 64  # blocks; a worker that writes faster than we copy must not keep us
+RESULT_CAP = 16 << 20  # bytes of a result.json
+RECORDS_BLOCK = 4 << 20  # bytes of metrics.jsonl at a time, and the longest line
+EPOCHS = 1 << 31  # what a column of a store holds
+LONGEST = 4_000  # characters of a text that a worker tells us
+OUTCOMES = ("ok", "diverged", "oom", "interrupted", "error")  # by a worker's own word
 
 
 @dataclass(frozen=True)
@@ -85,8 +104,15 @@ class AttemptFolder:
         self.result_file = self.path / "result.json"
 
     def create(self, work: Work) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.work_file, asdict(work))
+        """Make the folder. What lies there already is moved aside: of another store beside ours, or brought along.
+
+        Its result would be taken for that of our attempt.
+        """
+        if os.path.lexists(self.path) and not (self.path.is_dir() and not os.listdir(self.path)):
+            failpoint("aside-begun")
+            os.rename(self.path, self.path.with_name(f"{self.path.name}.before-{time.time_ns()}"))
+        make_folder(self.path)
+        write_json(self.work_file, asdict(work), what="work")
 
     def work(self) -> Work:
         values = json.loads(self.work_file.read_text())
@@ -97,55 +123,74 @@ class AttemptFolder:
     def write_result(self, result: Result) -> None:
         values = asdict(result)
         values["metrics"] = {name: encode_number(value) for name, value in result.metrics.items()}
-        write_json(self.result_file, values)
+        write_json(self.result_file, values, what="result")
 
     def result(self) -> Result | None:
-        """Return the worker's last word, or None where it ended without one."""
+        """Return the worker's last word, or None where it ended without one. One that makes no sense is an error."""
         try:
-            values = json.loads(self.result_file.read_text())
+            with open_plain(self.result_file) as file:
+                return _result(json.loads(file.read(RESULT_CAP)))
         except FileNotFoundError:
             return None
-        values["metrics"] = {name: decode_number(value) for name, value in values["metrics"].items()}
-        return Result(**values)
+        except (OSError, ValueError, OverflowError, LookupError, TypeError, AttributeError, RecursionError):
+            return Result("error", error=f"{self.result_file.name} is not what a worker writes")
 
     def append_record(self, record: Mapping[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl`` in a single write: a killed worker leaves whole lines."""
-        line = json.dumps(record, allow_nan=False) + "\n"
-        descriptor = os.open(self.metrics_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
+        """Append one line to ``metrics.jsonl`` in a single write: a killed worker leaves whole lines.
+
+        A full disk may take a part of it. That is cut off again: what is recorded next must not be joined to it.
+        """
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        with refusals(self.metrics_file, "a record"):
+            failpoint("record-begun")
+            descriptor = os.open(self.metrics_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                start = os.lseek(descriptor, 0, os.SEEK_END)
+                if os.write(descriptor, line) < len(line):
+                    os.ftruncate(descriptor, start)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                os.close(descriptor)
+            failpoint("record-written")
 
     def records(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Return the whole lines after byte ``offset`` and the offset to go on from."""
+        """Return records from byte ``offset`` on, and the offset to go on from: that same one where there are no more.
+
+        A line that is no record is passed over.
+        """
         try:
-            with self.metrics_file.open("rb") as file:
+            with open_plain(self.metrics_file) as file:
                 file.seek(offset)
-                data = file.read()
-        except FileNotFoundError:
+                data = file.read(RECORDS_BLOCK)
+        except OSError:
             return [], offset
         whole = data[: data.rfind(b"\n") + 1]
-        lines = [json.loads(line) for line in whole.splitlines()]
+        if not whole and len(data) == RECORDS_BLOCK:
+            whole = data
+        lines = [record for line in whole.split(b"\n") if (record := _record(line)) is not None]
         return lines, offset + len(whole)
 
     def note_in_log(self, line: str) -> None:
-        """Add a line of our own to the worker's log."""
-        with self.log_file.open("ab") as file:
-            file.write(f"ablate: {line}\n".encode())
+        """Add a line of our own to the worker's log, where it still is one and the disk takes it."""
+        with contextlib.suppress(OSError):
+            failpoint("note-begun")
+            with open_plain(self.log_file, "ab") as file:
+                file.write(f"ablate: {line}\n".encode())
 
     def cap_log(self) -> None:
         """Cut out the middle of a log that has grown beyond ``LOG_CAP``, also while a worker writes it.
 
         A worker appends, so it goes on at the new end. The old end is moved forward in place, with what is added
-        meanwhile; only what is written in the microseconds before the cut is lost.
+        meanwhile; only what is written in the microseconds before the cut is lost. Where the disk refuses, the log is
+        left as it is: the run is worth more.
         """
-        try:
-            if self.log_file.stat().st_size <= LOG_CAP:
-                return
-            log = os.open(self.log_file, os.O_RDWR)
-        except FileNotFoundError:
-            return
+        with contextlib.suppress(OSError):
+            if self.log_file.lstat().st_size > LOG_CAP:
+                self._cut_log()
+
+    def _cut_log(self) -> None:
+        failpoint("log-begun")
+        log = _open_plain(str(self.log_file), os.O_RDWR)
         try:
             end = os.lseek(log, 0, os.SEEK_END)
             head = os.pread(log, BLOCK, LOG_HEAD - BLOCK)
@@ -161,20 +206,93 @@ class AttemptFolder:
                 end += len(more)
                 if not more:
                     break
+            failpoint("log-moved")
             os.ftruncate(log, at)
         finally:
             os.close(log)
 
+    def sweep(self) -> None:
+        """Remove what a killed worker had half written under the trial's lock. For who holds that lock now."""
+        for pattern in ("checkpoint/.*", "artifacts/.*", ".scores.*"):
+            for aside in self.path.glob(pattern):
+                if not re.fullmatch(r"\..+\.[0-9]+", aside.name):
+                    continue  # not what ``write_whole`` writes: a command's own
+                with contextlib.suppress(OSError):  # another user's: it takes room, and does no harm
+                    failpoint("sweep-begun")
+                    aside.unlink()
+
     def log_tail(self, lines: int = 10, size: int = 65536) -> list[str]:
         """Return the last lines of the log; control characters are shown, not sent to the terminal."""
         try:
-            with self.log_file.open("rb") as file:
-                file.seek(max(0, self.log_file.stat().st_size - size))
-                text = file.read().decode("utf-8", "replace")
-        except FileNotFoundError:
+            with open_plain(self.log_file) as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+                text = file.read(size).decode("utf-8", "replace")
+        except OSError:
             return []
         shown = [as_shown(line) for line in text.split("\n")]
         return [line for line in shown if line.strip()][-lines:]
+
+
+def open_plain(path: Path, mode: str = "rb") -> IO[bytes]:
+    """Open a file as ``open`` does. Raises OSError where it is none: a link leads elsewhere, a pipe would keep us."""
+    return open(path, mode, opener=_open_plain)
+
+
+def _open_plain(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "Not a plain file", path)
+
+
+def open_lock(path: str) -> int:
+    """Return a descriptor of a lock file, made where there is none. Raises OSError like ``open_plain``."""
+    try:
+        # read-only is enough for flock, and works on another user's file
+        return _open_plain(path, os.O_RDONLY)
+    except FileNotFoundError:
+        failpoint("lock-begun")
+        return _open_plain(path, os.O_RDWR | os.O_CREAT)
+
+
+def _result(values: dict[str, Any]) -> Result:
+    """Return what a result.json says. Raises ValueError, LookupError or TypeError where that makes no sense."""
+    if values["outcome"] not in OUTCOMES:
+        raise ValueError("an outcome that there is not")
+    seconds = float(values["seconds"])
+    resumed_from = str(values["resumed_from"])
+    return Result(
+        outcome=values["outcome"],
+        metrics={_told(name): decode_number(value) for name, value in values["metrics"].items()},
+        error=_told(values["error"]),
+        hint=_told(values["hint"]),
+        exit_code=int(values["exit_code"]),
+        seconds=seconds if 0 <= seconds < math.inf else 0.0,
+        resumed_from=resumed_from if re.fullmatch(r"[0-9]{1,9}", resumed_from) else "",
+        facts={_told(name): _told(value) for name, value in values["facts"].items()},
+    )
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Return the record that a line of ``metrics.jsonl`` holds; None where it holds none."""
+    try:
+        values = json.loads(line)
+        record: dict[str, Any] = {"epoch": values["epoch"]}
+        record["values"] = {_told(name): float(value) for name, value in values["values"].items()}
+        for name, kind in (("time", float), ("epochs", int)):
+            if name in values:
+                record[name] = kind(values[name])
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+    return record if type(record["epoch"]) is int and abs(record["epoch"]) < EPOCHS else None
+
+
+def _told(text: str) -> str:
+    """Return a foreign text as any store takes it, and not endless."""
+    if not isinstance(text, str):
+        raise TypeError("a text was expected")
+    return storable(text[:LONGEST])
 
 
 def as_shown(line: str) -> str:
@@ -190,14 +308,72 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write strict JSON aside, sync it, and rename it into place."""
+def write_json(path: Path, value: object, *, what: str) -> None:
+    """Write strict JSON like ``write_whole``."""
+    write_whole(path, json.dumps(value, indent=1, allow_nan=False).encode(), what=what)
+
+
+def write_whole(path: Path, data: bytes | memoryview, *, what: str) -> None:
+    """Write a file aside, sync it, and rename it into place; ``what`` names it in messages and failpoints.
+
+    Raises EnvironmentFault where the disk refuses: what was there before is there still, and nothing half of it. What
+    could not be synced is thrown away: a second fsync would only say that all is well.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    with refusals(path, f"the {what}"):
+        try:
+            failpoint(f"{what}-begun")
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                failpoint(f"{what}-written")
+                os.fsync(file.fileno())
+            failpoint(f"{what}-synced")
+            os.replace(aside, path)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+        failpoint(f"{what}-renamed")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder with those above it, so that they are there after a power cut. Raises EnvironmentFault."""
+    with refusals(path, "the folder"):
+        missing = [each for each in (path, *path.parents) if not each.exists()]
+        failpoint("folder-begun")
+        path.mkdir(parents=True, exist_ok=True)
+        failpoint("folder-made")
+        for each in missing:
+            sync_folder(each.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make durable what was made, renamed and removed in a folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # said by file systems that have nothing to sync in a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def refusals(path: Path, what: str) -> Iterator[None]:
+    """Turn an error of the disk into an EnvironmentFault that names the path and the room that is left there."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentFault(
+            f"{what} can't be written: {error.strerror} ({room_left(path)})", where=str(path), hint=FREE_SPACE
+        ) from error
+
+
+def room_left(path: Path) -> str:
+    """Say how much more the disk of a path takes from us, be the path there or not."""
+    there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    return f"{shutil.disk_usage(there).free:,} bytes are free"
 
 
 def encode_number(value: float) -> float | str:

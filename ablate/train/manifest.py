@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from ablate.train.folder import open_plain
+
 NAME = "manifest.json"
+MOST = 1 << 20  # bytes of a manifest: it names two checkpoints
 
 
 def read_manifest(folder: Path) -> list[dict[str, Any]]:
     """Return the entries of a manifest, oldest first; those that make no sense are left out, as if never written."""
     try:
-        entries = json.loads((folder / NAME).read_text())
+        entries = json.loads(_content(folder) or "null")
     except (OSError, ValueError, RecursionError):
         return []
     return [entry for entry in entries if _makes_sense(entry)] if isinstance(entries, list) else []
@@ -22,10 +26,14 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
 def read_checked(folder: Path, entry: dict[str, Any]) -> bytes | None:
     """Return the bytes of a checkpoint, or None where they are not those that were written."""
     try:
-        data = (folder / entry["file"]).read_bytes()
+        with open_plain(folder / entry["file"]) as file:
+            if file.seek(0, os.SEEK_END) != entry["bytes"]:
+                return None  # unread: it may be of any size
+            file.seek(0)
+            data = file.read()
     except OSError:
         return None
-    return data if len(data) == entry["bytes"] and hashlib.sha256(data).hexdigest() == entry["sha256"] else None
+    return data if hashlib.sha256(data).hexdigest() == entry["sha256"] else None
 
 
 def damaged_checkpoints(folder: Path) -> list[str]:
@@ -56,7 +64,8 @@ def _damage(folder: Path, content: bytes | None) -> list[str]:
 
 def _content(folder: Path) -> bytes | None:
     try:
-        return (folder / NAME).read_bytes()
+        with open_plain(folder / NAME) as file:
+            return file.read(MOST)
     except FileNotFoundError:
         return None
 

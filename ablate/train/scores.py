@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
+
+from ablate.train.folder import open_plain, write_whole
 
 LIMIT = 64 * 2**20  # bytes of the arrays: four million examples
 LARGEST = float(np.finfo(np.float32).max)
@@ -38,10 +39,9 @@ def checked(ids: Sequence[int] | ArrayLike, values: Sequence[float] | ArrayLike)
 
 
 def write(path: Path, arrays: Arrays) -> None:
-    """Write the file aside and rename it into place."""
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez(aside, ids=arrays[0], values=arrays[1])
-    os.replace(aside, path)
+    buffer = io.BytesIO()
+    np.savez(buffer, ids=arrays[0], values=arrays[1])
+    write_whole(path, buffer.getbuffer(), what="scores")
 
 
 def read(path: Path) -> Arrays:
@@ -50,7 +50,7 @@ def read(path: Path) -> Arrays:
     Nothing is unpickled, and nothing is unpacked beyond ``LIMIT``.
     """
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_plain(path) as data, zipfile.ZipFile(data) as file:
             parts = [file.getinfo(f"{name}.npy") for name in ("ids", "values")]
             size = sum(part.file_size for part in parts)
             if size > LIMIT:

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ablate.errors import AblateError
+from ablate.errors import EXIT_BUG, EXIT_DONE, AblateError, EnvironmentFault
 from ablate.train.context import Context, Diverged, Interrupted
-from ablate.train.folder import STACKS, AttemptFolder, Result, Work
+from ablate.train.folder import STACKS, UNWRITTEN, AttemptFolder, Result, Work, open_lock, refusals
 from ablate.train.seeding import stream_seed
 
 LOCK_PATIENCE_S = 30.0
@@ -48,7 +48,9 @@ def run_attempt(path: str | Path) -> None:
     result, context = Result("error"), None
     try:
         with _held(work.locks):
-            task = _find_task(work)
+            for earlier in work.earlier:
+                AttemptFolder(earlier).sweep()
+            task = _command_task(work) if work.task.startswith("{") else _find_task(work)
             if work.check_only:
                 result = Result("ok")
             else:
@@ -56,15 +58,34 @@ def run_attempt(path: str | Path) -> None:
                 _prepare_process(work)
                 result = Result("ok", metrics=_plain(task(work.settings, context), work.metrics))
     except BaseException as error:
-        result = _result_of(error)
+        result = _result_of(error, work.settings)
         if result.outcome not in ("interrupted", "diverged"):
-            _explain(error)
+            with contextlib.suppress(OSError):  # a full disk takes no log either, and the result says the most of it
+                _explain(error)
     if result.outcome == "ok" and work.metrics and not math.isfinite(result.metrics[work.metrics[0]]):
         name = work.metrics[0]
         result = Result("diverged", result.metrics, error=f"{name} is {result.metrics[name]} at the end")
     if context is not None:
         result = replace(result, resumed_from=context.resumed_from, facts=context.facts)
     folder.write_result(replace(result, seconds=time.monotonic() - started))
+
+
+def live(path: str | Path) -> int:
+    """Do the work of one attempt folder and return the exit code of this process.
+
+    ``UNWRITTEN`` where the disk refused our last word: the runner says why, as the log may be refused as well.
+    """
+    try:
+        run_attempt(path)
+    except EnvironmentFault as refused:
+        with contextlib.suppress(OSError):
+            print(refused, file=sys.stderr)
+        return UNWRITTEN
+    except Exception:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        return EXIT_BUG
+    return EXIT_DONE
 
 
 def die_with(parent: int) -> None:
@@ -82,6 +103,12 @@ def tell_stacks() -> None:
     """
     faulthandler.enable(file=2)
     faulthandler.register(STACKS, file=2, all_threads=True)
+
+
+def _command_task(work: Work) -> Task:
+    from ablate.train.command import command_task  # pydantic and YAML, which no function needs
+
+    return command_task(work, die_with)
 
 
 def _find_task(work: Work) -> Task:
@@ -142,7 +169,7 @@ def _plain(returned: object, declared: tuple[str, ...]) -> dict[str, float]:
     return metrics
 
 
-def _result_of(error: BaseException) -> Result:
+def _result_of(error: BaseException, settings: Mapping[str, Any]) -> Result:
     if isinstance(error, Interrupted):
         return Result("interrupted")
     if isinstance(error, Diverged):
@@ -155,7 +182,18 @@ def _result_of(error: BaseException) -> Result:
         return Result("error", error="; ".join(messages), hint=hint, exit_code=error.exit_code)
     if isinstance(error, SystemExit):
         return Result("error", error=f"the task ended the process (exit {error.code}) without returning metrics")
-    return Result("error", error=f"{type(error).__name__}: {_first_line(error)}")
+    return Result("error", error=f"{type(error).__name__}: {_first_line(error)}{_meant(error, settings)}")
+
+
+def _meant(error: BaseException, settings: Mapping[str, Any]) -> str:
+    """Return which setting was probably meant by a key that there is not; empty for any other error."""
+    if not isinstance(error, KeyError) or not error.args or not isinstance(error.args[0], str):
+        return ""
+    from ablate.study.settings import leaves  # YAML, which no sound attempt needs
+    from ablate.study.words import nearest
+
+    close = nearest(error.args[0], [path for path, _ in leaves(settings)])
+    return f"; the settings have `{close}`" if close else ""
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -187,7 +225,8 @@ def _held(paths: tuple[str, ...]) -> Any:
     descriptors = []
     try:
         for path in paths:
-            descriptors.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+            with refusals(Path(path), "the lock"):
+                descriptors.append(open_lock(path))
             _wait_for_lock(descriptors[-1], path)
         yield
     finally:
@@ -203,12 +242,13 @@ def _wait_for_lock(descriptor: int, path: str) -> None:
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise AblateError("an earlier worker still holds the trial or its device", where=path) from None
+                # that of a runner which is frozen, say: not the trial's fault, so it waits for its turn again
+                print(f"{path}: an earlier worker still holds the trial or its device", file=sys.stderr)
+                raise Interrupted from None
         time.sleep(0.01)
 
 
 if __name__ == "__main__":
     die_with(int(os.environ["ABLATE_PARENT"]))
     tell_stacks()
-    for argument in sys.argv[1:]:
-        run_attempt(argument)
+    sys.exit(live(sys.argv[1]))

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from ablate.run.provenance import code_sha256, git_facts, task_sources
+from ablate.study.schema import Task
 from tests.command import ablate, query
 from tests.studies import TOY, write_study
+
+MAIN = Task.model_validate("main:train")
 
 
 def environment(project: Path) -> dict[str, str]:
@@ -59,16 +62,16 @@ def test_the_code_is_the_task_and_what_it_imports_from_its_folder(tmp_path: Path
     (tmp_path / "layers.py").write_text("import model  # round in a circle\n")
     (tmp_path / "unrelated.py").write_text("raise SystemExit('never run')\n")
     (tmp_path / "main.py").write_text("from model import net\nraise SystemExit('never run')\n")
-    assert [file.name for file in task_sources("main:train", tmp_path)] == ["layers.py", "main.py", "model.py"]
-    before = code_sha256("main:train", tmp_path)
+    assert [file.name for file in task_sources(MAIN, tmp_path)] == ["layers.py", "main.py", "model.py"]
+    before = code_sha256(MAIN, tmp_path)
     (tmp_path / "unrelated.py").write_text("")
-    assert code_sha256("main:train", tmp_path) == before
+    assert code_sha256(MAIN, tmp_path) == before
     (tmp_path / "layers.py").write_text("import model\n")
-    assert code_sha256("main:train", tmp_path) != before
+    assert code_sha256(MAIN, tmp_path) != before
 
 
 def test_an_installed_task_is_found_without_importing_it(tmp_path: Path) -> None:
-    (source,) = task_sources("json.decoder:JSONDecoder", tmp_path)
+    (source,) = task_sources(Task.model_validate("json.decoder:JSONDecoder"), tmp_path)
     assert source.name == "decoder.py"
 
 
@@ -107,9 +110,10 @@ def test_fresh_trains_all_of_it_again(changed: Path) -> None:
     assert query(changed, "SELECT DISTINCT resumed_from FROM attempt") == [
         (None,)
     ]  # never from the old code's checkpoint
-    again = ablate("run", "toy.yaml", cwd=changed)
-    assert again.returncode == 0
-    assert "(trained nothing new)" in again.stderr
+    for option in ([], ["--fresh"]):  # where nothing is old, there is nothing to train afresh
+        again = ablate("run", "toy.yaml", *option, cwd=changed)
+        assert again.returncode == 0
+        assert "(trained nothing new)" in again.stderr
 
 
 def test_the_report_carries_provenance_and_marks_drift(project: Path) -> None:

@@ -283,3 +283,11 @@ def test_the_toy_task_runs_in_a_notebook() -> None:
     train = names["train"]
     metrics = train({"level": 1, "epochs": 2, "pause": 0}, Context(seed=1))  # type: ignore[operator]
     assert 1 < metrics["acc"] < 2
+
+
+def test_fresh_where_nothing_is_stale_trains_nothing(project: Path) -> None:
+    write_study(project)
+    assert ablate("run", "toy.yaml", cwd=project).returncode == 0
+    again = ablate("run", "toy.yaml", "--fresh", cwd=project)
+    assert again.returncode == 0, again.stderr
+    assert "6 trials done (trained nothing new)" in again.stderr

@@ -86,6 +86,45 @@ def test_a_signal_at_any_moment(project: Path, quiet: list[tuple[object, ...]], 
     assert results(project) == quiet
 
 
+# where a process is asleep when the signal comes: on its way to a transaction or a file, or back from it
+RUNNER_ASLEEP = (
+    "register_runner-committed", "claim_trial-committed", "work-renamed", "add_measurements-uncommitted",
+    "finish-committed",
+)  # fmt: skip
+WORKER_ASLEEP = ("record-written", "checkpoint-written", "manifest-renamed")
+SOME = [("TERM", "claim_trial-committed"), ("USR1", "finish-committed"), ("INT-twice", "checkpoint-written")]
+EVERY = [(sent, place) for sent in SENT for place in (*RUNNER_ASLEEP, *WORKER_ASLEEP)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "place"), EVERY if os.environ.get("ABLATE_TEST_SOAK") else SOME)
+def test_a_signal_amid_a_write(project: Path, quiet: list[tuple[object, ...]], sent: str, place: str) -> None:
+    """To the runner it is a request to stop. A worker that gets one by itself may die of it: its trial goes on."""
+    (project / "hits").mkdir()
+    armed = {"ABLATE_FAILPOINT": f"{place}:sleep", "ABLATE_FAILPOINT_HIT": str(project / "hits")}
+    path = write_study(project, STUDY)
+    process = start("run", str(path), "-j", "1", "--no-mirror", cwd=project, **armed)
+    mark = project / "hits" / place
+    wait_until(mark.exists)
+    code, numbers = SENT[sent]
+    target = process.pid if place in RUNNER_ASLEEP else workers_of(project)[0]
+    for number in numbers:
+        with contextlib.suppress(ProcessLookupError):  # a worker that died of the first
+            os.kill(target, number)
+        time.sleep(0.02)
+    mark.unlink()
+    said = finish(process)
+    assert process.returncode == (code if target == process.pid else 0), said
+    assert "Traceback" not in said
+    wait_until(lambda: not workers_of(project), seconds=2)
+    if sent != "KILL" and target == process.pid:
+        assert RESUME in said
+        assert query(project, "SELECT id FROM trial WHERE state NOT IN ('waiting', 'done')") == []
+    resumed = ablate("run", str(path), "-j", "1", "--no-mirror", cwd=project)
+    assert resumed.returncode == 0, resumed.stderr
+    assert results(project) == quiet
+
+
 def test_a_repeated_request_does_not_cut_a_checkpoint_short(project: Path) -> None:
     """A scheduler repeats itself; only a second Ctrl-C is a person's impatience."""
     task = """

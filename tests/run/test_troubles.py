@@ -88,6 +88,31 @@ def test_memory_that_is_refused_is_out_of_memory_and_would_be_refused_again(proj
     assert "out of memory: OutOfMemoryError: CUDA" in " ".join(shown.split())
 
 
+SMI = """#!/bin/sh
+case "$*" in
+    *memory.used*) echo "{used}, 81559" ;;
+    *uuid,index*) echo "GPU-1111, 0, NVIDIA Fake" ;;
+    *) echo "NVIDIA Fake, 580.1" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("used", "attempts"), [("640", 1), ("70000", 2), ("[N/A]", 1)])
+def test_a_gpu_that_others_use_as_well_is_tried_once_more(project: Path, used: str, attempts: int) -> None:
+    smi = project / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text(SMI.format(used=used))
+    smi.chmod(0o755)
+    path = write_study(project, STUDY.replace("none", "gpu") + "resources: {gpus: 1}\n", task=REFUSED)
+    path_with_smi = f"{smi.parent}:{os.environ['PATH']}"
+    done = ablate("run", str(path), cwd=project, PATH=path_with_smi, TMPDIR=str(project))
+    assert done.returncode == 1, done.stderr
+    [(state, claim, reason)] = query(project, "SELECT state, claim, reason FROM trial")
+    assert (state, claim) == ("failed", attempts), done.stderr
+    assert reason.startswith("out of memory: OutOfMemoryError: CUDA out of memory.")
+    assert reason.endswith("others hold 70,000 of 81,559 MiB of this GPU") is (attempts == 2)
+
+
 KILLED = """
 import os, signal
 from pathlib import Path
@@ -205,6 +230,7 @@ def train(settings, context):
     context.record(epoch=1, acc=0.0)
     for number in range(3000):
         os.write(1, b"%06d %s\\n" % (number, b"x" * 65000))
+    time.sleep(1)  # what is written in the moment of a cut is lost, and that can be any line
     print("the very end")
     return {"acc": 1.0}
 """

@@ -434,6 +434,32 @@ def test_a_truncated_archive_is_thrown_away(data_home: Path, files: dict[str, by
     assert failure_to_download(data_home) == "unexpected end of data"
 
 
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE])
+def test_an_archive_that_was_made_to_lead_elsewhere(data_home: Path, server: Server, kind: bytes) -> None:
+    """Neither what it names above the folder nor a link of a wanted name is made."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name in ("../evil", str(data_home.parent / "evil"), "cifar-100-binary/../../evil", ".download.lock"):
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            archive.addfile(member, io.BytesIO(b"evil"))
+        for name in (TRAIN, TEST):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "../evil"
+            archive.addfile(link)
+    server.archives["cifar-100-binary.tar.gz"] = gzip.compress(buffer.getvalue())
+    assert failure_to_download(data_home)
+    assert sorted(path.name for path in data_home.parent.rglob("*")) == [".download.lock", data_home.name]
+    assert not (data_home / ".download.lock").stat().st_size
+
+
+def test_an_archive_without_end_is_not_unpacked(data_home: Path, server: Server) -> None:
+    member = tarfile.TarInfo(TRAIN)
+    member.size = 1 << 40
+    server.archives["cifar-100-binary.tar.gz"] = gzip.compress(member.tobuf() + bytes(100_000))
+    assert failure_to_download(data_home) == f"{TRAIN} would have {1 << 40:,} bytes"
+
+
 def test_an_archive_without_the_file(data_home: Path, server: Server) -> None:
     server.archives["cifar-100-binary.tar.gz"] = archive_of({})
     assert failure_to_download(data_home) == f"the archive holds no {TEST}, {TRAIN}"

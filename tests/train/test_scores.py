@@ -80,7 +80,7 @@ def bomb(path: Path) -> None:
         (torn, "not a zip file"),
         (flipped, "Bad CRC-32"),
         (lambda path: path.write_bytes(b""), "not a zip file"),
-        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.mkdir(), "Not a plain file"),
         (save(ids=np.arange(2)), "values.npy"),
         (save(ids=np.array([object()]), values=np.ones(1)), "ids.npy holds no list of numbers"),
         (save(ids=np.ones((2, 2), int), values=np.ones((2, 2))), "ids.npy holds no list of numbers"),

@@ -1,0 +1,57 @@
+"""A worker among others: who comes after one that was killed, or that lives on, is not harmed by it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ablate.train import worker
+from ablate.train.folder import AttemptFolder, Work
+
+TASK = "def train(settings, context):\n    return {'acc': 1.0}\n"
+
+
+def attempt(folder: Path, number: int, **values: object) -> AttemptFolder:
+    (folder / "quick.py").write_text(TASK)
+    made = AttemptFolder(folder / "trials" / "abc" / str(number))
+    made.create(Work("quick:train", str(folder), {}, seed=1, fingerprint="abc", metrics=("acc",), **values))  # type: ignore[arg-type]
+    return made
+
+
+def test_a_trial_that_an_earlier_worker_still_holds_waits_for_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its runner may be frozen, and it may train for hours: that is no fault of the trial, and costs no retry."""
+    monkeypatch.setattr(worker, "LOCK_PATIENCE_S", 0.1)
+    lock = tmp_path / "lock"
+    made = attempt(tmp_path, 2, locks=(str(lock),))
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        worker.run_attempt(made.path)
+    result = made.result()
+    assert result is not None
+    assert result.outcome == "interrupted"
+    assert "an earlier worker still holds the trial or its device" in capsys.readouterr().err
+
+
+def test_what_a_killed_worker_left_half_written_is_removed(tmp_path: Path) -> None:
+    earlier = attempt(tmp_path, 1)
+    kept = [earlier.checkpoints / "1.pt", earlier.checkpoints / "manifest.json", earlier.artifacts / "plot.png"]
+    torn = [earlier.checkpoints / ".2.pt.4711", earlier.checkpoints / ".manifest.json.4711"]
+    torn += [earlier.artifacts / ".plot.png.4711", earlier.path / ".scores.npz.4711"]
+    for path in (*kept, *torn):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"some bytes")
+    made = attempt(tmp_path, 2, earlier=(str(earlier.path),))
+    environment = {**os.environ, "ABLATE_PARENT": str(os.getpid())}
+    subprocess.run([sys.executable, "-m", "ablate.train.worker", made.path], env=environment, timeout=60, check=True)
+    result = made.result()
+    assert result is not None
+    assert result.outcome == "ok"
+    assert [path for path in torn if path.exists()] == []
+    assert all(path.exists() for path in kept)
