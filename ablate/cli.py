@@ -5,6 +5,7 @@ Data goes to stdout, everything else to stderr.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -32,7 +33,9 @@ from ablate.errors import (
     StoreError,
     StudyError,
 )
+from ablate.failpoints import failpoint
 from ablate.report.text import in_encoding, make_streams_safe, visible
+from ablate.study.words import without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -134,15 +137,18 @@ def plan(
     store = _existing_store(location)
     estimates = {}
     if timed:
-        estimates = _time_arms(made, study, data_dir)
+        estimates = _time_arms(made, data_dir)
     states, known = {}, {}
     if store is not None:
+        from ablate.api import edit_lines
         from ablate.store.facts import grown_plan, known_seconds, states_of
 
         arms = {each.arm for each in made.replicates} if only else None
         made = grown_plan(store, made.study).restricted(arms)
         fingerprints = list(made.trials())
         states, known = states_of(store, fingerprints), known_seconds(store, fingerprints)
+        for line in edit_lines(store, made):
+            _say(line)
     cost = cost_of(made, states=states, seconds=known, estimates=estimates)
     print_plan(made, cost, _stdout(), spread=_spread(store, made))
 
@@ -185,29 +191,24 @@ def run(
 ) -> None:
     """Run what is missing of a study, then print its table. The same command resumes it."""
     with _resumable():
-        from ablate.mirror.follower import following
-        from ablate.run.progress import Progress
+        from ablate.api import run_plan
         from ablate.run.runner import Options
         from ablate.run.stopping import Stopped
-        from ablate.run.studies import run_study
-        from ablate.store.store import open_store
 
         made = _open_plan(study, profile, overrides, seeds, only)
         arms = tuple(dict.fromkeys(each.arm for each in made.replicates)) if only else None
-
         _say(f"{made.study.title}: {_size(made)}")
-        with following(_say, wanted=not no_mirror) as beside:
-            summary, store = run_study(
-                made,
-                study_folder=Path(study).resolve().parent,
-                existing=_existing_store(location, read_only=False),
-                make_store=lambda: open_store(_location(location), folder=_runs_folder(location), create=True),
-                options=Options(jobs=jobs, arms=arms, data_dir=data_dir),
-                old_code=lambda count: _old_code(count, choice),
-                fresh=choice == "fresh",
-                progress=lambda trials: Progress(made.study, trials, _stderr()),
-                beside=beside,
-            )
+        summary, store = run_plan(
+            made,
+            location=location,
+            options=Options(jobs=jobs, arms=arms, data_dir=data_dir),
+            old_code=lambda count: _old_code(count, choice),
+            fresh=choice == "fresh",
+            mirror=not no_mirror,
+            say=_say,
+            console=_stderr(),
+        )
+        click.get_current_context().call_on_close(store.close)
         _say_summary(made, summary)
         if summary.count("done"):
             _print_terminal_report(store, made.study.title)
@@ -215,6 +216,54 @@ def run(
             raise Stopped(summary.stopped_by)
     if summary.count("failed"):
         sys.exit(EXIT_FAILED_TRIALS)
+
+
+@cli.command("import")
+@_study_options
+@_store_option
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="A row per trial, or per trial and epoch.")
+@click.option("--mlflow", "runs", type=click.Path(path_type=Path), help="A folder of runs, as MLflow keeps them.")
+@click.option("--map", "names", metavar="NAME=COLUMN", multiple=True, help="What the source calls a word of the study.")
+@click.option("--ignore", "ignored", metavar="COLUMN", multiple=True, help="Pass over a column; `*` stands for any.")
+@click.option("--replace", is_flag=True, help="Take these numbers in place of others imported before.")
+def import_results(
+    study: str,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    seeds: str | None,
+    only: str | None,
+    location: str | None,
+    csv_file: Path | None,
+    runs: Path | None,
+    names: tuple[str, ...],
+    ignored: tuple[str, ...],
+    replace: bool,
+) -> None:
+    """Take results that were made elsewhere as trials of a study. All or none; trains nothing, runs no user code."""
+    from ablate.plan.matching import matched
+    from ablate.run.provenance import importer_facts
+    from ablate.store.facts import grown_plan
+    from ablate.store.foreign import read_csv, read_mlflow
+    from ablate.store.imports import record_results
+
+    if (csv_file is None) == (runs is None):
+        raise click.UsageError("name one source: --csv FILE, or --mlflow FOLDER")
+    made = _open_plan(study, profile, overrides, seeds, only)
+    arms = {each.arm for each in made.replicates} if only else None
+    store = _existing_store(location, read_only=False)
+    made = grown_plan(store, made.study).restricted(arms)
+    renamed = _renamed(names)
+    if csv_file is not None:
+        table, others = read_csv(csv_file, metrics=made.study.metrics, names=renamed), 0
+    else:
+        assert runs is not None
+        table, others = read_mlflow(runs, names=renamed)
+    found = matched(made, table, ignored=ignored)
+    store = store or _open_store(location, create=True)
+    done = record_results(store, made, found, importer=importer_facts(), replace=replace)
+    _say(f"{made.study.title}: {_count(done.new, 'trial')} imported{f', {done.same} there already' * bool(done.same)}")
+    if others:
+        _say(f"passed over: {_count(others, 'run')} that did not finish or {'was' if others == 1 else 'were'} deleted")
 
 
 @cli.command()
@@ -228,7 +277,7 @@ def status(name: str | None, location: str | None) -> None:
 
     store, stored = _stored(name, location)
     found = standing(store, stored, is_alive=lambda runner: is_alive(runner, store))
-    print_standing(found, _stdout(), now=time.time(), options=_store_words(location))
+    print_standing(found, _stdout(), now=store.now(), options=_store_words(location))
 
 
 @cli.command()
@@ -265,11 +314,10 @@ def logs(
 ) -> None:
     """Print what an attempt printed: of the first failed trial, else of a running one, else of the last."""
     from ablate.run import logs
-    from ablate.store.store import open_store
 
     if len(words) > 2:
         raise click.UsageError(f"expected a study and an arm, got {len(words)} words")
-    store = open_store(_location(location), folder=_runs_folder(location), read_only=True)
+    store = _open_store(location, read_only=True)
     stored, arm = logs.named(store, [_title(word) for word in words[:1]] + list(words[1:]))
     attempt = logs.chosen_attempt(store, stored, arm=arm, seed=seed, number=number)
     path = logs.log_file(store, attempt, wanted=not follow)
@@ -346,18 +394,16 @@ def compare(first: str, second: str | None, location: str | None, other_store: s
 @click.option("--only", metavar="ARM,…", help="Only the failed trials of these arms.")
 def retry(name: str | None, location: str | None, only: str | None) -> None:
     """Put the failed trials of a study back in the queue; `ablate run` then runs them."""
+    from ablate.analyse.standing import plain_command
     from ablate.store.claims import reopen
     from ablate.store.facts import find_study
-    from ablate.store.store import open_store
-    from ablate.study.words import from_here
 
-    store = open_store(_location(location))
+    store = _open_store(location)
     stored = find_study(store, _title(name) if name else None)
     count = reopen(store, stored.id, states=["failed"], arms=_split(only) or None)
     _say(f"{stored.title}: {_count(count, 'failed trial') if count else 'no failed trial'} back in the queue")
     if count:
-        profile = f" --profile {stored.profile}" if stored.profile else ""
-        _say(f"run them with: ablate run {shlex.quote(from_here(stored.file))}{profile}")
+        _say(f"run them with: {plain_command(stored)}")
 
 
 @cli.command()
@@ -365,9 +411,10 @@ def retry(name: str | None, location: str | None, only: str | None) -> None:
 @click.option("--rebuild", is_flag=True, help="Draw all of it again, from the store alone.")
 def mirror(location: str | None, rebuild: bool) -> None:
     """Bring the Optuna mirror (mirror.db beside the store) up to date. A run does so by itself."""
-    from ablate.mirror.optuna import mirror_file, refresh
+    from ablate.mirror.optuna import refresh
+    from ablate.mirror.place import mirror_file
 
-    store = _store_to_read(location)
+    store = _open_store(location, read_only=True)
     synced = refresh(store, rebuild=rebuild, say=_say)
     if synced is None:
         _say(f"{mirror_file(store)}: a run or a dashboard keeps it up to date")
@@ -384,9 +431,10 @@ def dashboard(location: str | None, port: int) -> None:
 
     check_installed()
     from ablate.mirror.follower import following
-    from ablate.mirror.optuna import Mirror, mirror_file, refresh
+    from ablate.mirror.optuna import Mirror, refresh
+    from ablate.mirror.place import mirror_file
 
-    store = _store_to_read(location)
+    store = _open_store(location, read_only=True)
     server = open_server(port)
     refresh(store, say=_say)
     with following(_say) as follow:
@@ -407,9 +455,11 @@ def dashboard(location: str | None, port: int) -> None:
 def doctor(location: str | None, data_dir: Path | None, verify: bool) -> None:
     """Check the installation, the machine and the store. Changes nothing; exit code 4 if something is wrong."""
     from ablate.run.doctor import examine
+    from ablate.store.project import store_location
 
     checks = []
-    for check in examine(_location(location), lambda: _existing_store(location), data_dir, thorough=verify):
+    where = without_secrets(store_location(location))
+    for check in examine(where, lambda: _existing_store(location), data_dir, thorough=verify):
         click.echo(visible(str(check), keep="\n\t"))  # names out of a store from elsewhere may stand in it
         checks.append(check)
     if any(check.level == "error" for check in checks):
@@ -421,7 +471,7 @@ def schema() -> None:
     """Print the JSON Schema of a study file, for editors."""
     import json
 
-    from ablate.study.schema import json_schema
+    from ablate.study.editors import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
 
@@ -430,7 +480,10 @@ def main() -> None:
     """Run the command line and exit with one of the codes of ``ablate.errors``."""
     make_streams_safe()
     try:
-        status = cli.main(prog_name="ablate", standalone_mode=False)
+        try:
+            status = cli.main(prog_name="ablate", standalone_mode=False)
+        except SystemExit as end:
+            status = end.code
         sys.stdout.flush()
     except AblateError as error:
         _say(str(error))
@@ -445,12 +498,15 @@ def main() -> None:
         _say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except (BrokenPipeError, _ReaderGone):
-        # not an error, but stdout must not be flushed again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # not an error
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
-        _say(f"error: a fault of ablate itself: {type(error).__name__}: {error}")
-        _say(f"hint: please report it with this file: {_crash_file()}")
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            _say(str(_refusal(error)))
+            _drop_output()
+            sys.exit(EXIT_ENVIRONMENT)
+        _say(without_secrets(f"error: a fault of ablate itself: {type(error).__name__}: {error}"))
+        _say_crash()
         sys.exit(EXIT_BUG)
     sys.exit(status if isinstance(status, int) else 0)
 
@@ -461,13 +517,14 @@ def main() -> None:
 @contextmanager
 def _resumable() -> Iterator[None]:
     """End with the signal's own exit code, and say how to go on, where a signal stops what is done here."""
+    from ablate.run.provenance import command_line
     from ablate.run.stopping import Stopped, exit_code_of, stop_requests
 
     try:
         with stop_requests():
             yield
     except Stopped as stop:
-        _say(f"nothing is lost; resume with: {shlex.join(['ablate', *sys.argv[1:]])}")
+        _say(f"nothing is lost; resume with: {command_line()}")
         sys.exit(exit_code_of(stop.number))
 
 
@@ -481,6 +538,17 @@ def _open_plan(study: str, profile: str | None, overrides: Sequence[str], seeds:
     return open_plan(study, profile=profile, overrides=overrides, only=_split(only))
 
 
+def _renamed(names: Sequence[str]) -> dict[str, str]:
+    """Return what ``--map`` says: a word of the study, and what the source calls it."""
+    found = {}
+    for text in names:
+        name, equals, column = (part.strip() for part in text.partition("="))
+        if not (name and equals and column):
+            raise AblateError(f"{text!r} is no NAME=COLUMN", where="--map", hint="--map val_acc=test/acc")
+        found[name] = column
+    return found
+
+
 def _old_code(count: int, choice: str | None) -> OldCode:
     """Return what to do with finished trials of other code: what the options say, or what a person answers."""
     if choice is not None:
@@ -492,16 +560,15 @@ def _old_code(count: int, choice: str | None) -> OldCode:
     return "keep" if answer == "keep" else "fresh"
 
 
-def _time_arms(made: Plan, study: str, data_dir: Path | None) -> dict[str, float]:
+def _time_arms(made: Plan, data_dir: Path | None) -> dict[str, float]:
     from ablate.run.studies import worker_server
     from ablate.run.timing import time_arms
     from ablate.study.words import duration
 
     environment = {"ABLATE_DATA": str(data_dir.resolve())} if data_dir else {}
     found = {}
-    folder = Path(study).resolve().parent
     with worker_server() as workers:
-        for timing in time_arms(made, workers, study_folder=folder, environment=environment):
+        for timing in time_arms(made, workers, study_folder=made.study.folder, environment=environment):
             if timing.error:
                 _say(f"{timing.arm}: not timed: {timing.error}")
             elif timing.trial_s is None:
@@ -566,21 +633,11 @@ def _print_terminal_report(store: Store, title: str) -> None:
     print_report(analyse(store, find_study(store, title)), _stdout())
 
 
-def _location(location: str | None) -> str:
-    return location or str(_project_folder() / "runs" / "ablate.db")
-
-
-def _runs_folder(location: str | None) -> Path | None:
-    """Attempt folders lie beside an SQLite store; with a database server, in the project."""
-    return _project_folder() / "runs" if location and "://" in location and "sqlite" not in location else None
-
-
 def _stored(name: str | None, location: str | None) -> tuple[Store, StoredStudy]:
     """Open the store to read, and find a study in it: by title, by file, or the one last run."""
     from ablate.store.facts import find_study
-    from ablate.store.store import open_store
 
-    store = open_store(_location(location), folder=_runs_folder(location), read_only=True)
+    store = _open_store(location, read_only=True)
     stored = find_study(store, _title(name) if name else None)
     if name is None:
         _say(f"study last run: {stored.title}")
@@ -595,12 +652,13 @@ def _store_words(location: str | None) -> str:
 
 
 def _existing_store(location: str | None, *, read_only: bool = True) -> Store | None:
-    from ablate.store.store import open_store
+    """Open the store until the command ends; None where there is none yet."""
+    from ablate.store.project import existing_store
 
-    where = _location(location)
-    if "://" not in where and not (Path(where).exists() and Path(where).stat().st_size):
-        return None  # an empty file is what is left where the disk was full when it was to be made
-    return open_store(where, folder=_runs_folder(location), read_only=read_only, create="postgresql" in where)
+    store = existing_store(location, read_only=read_only)
+    if store is not None:
+        click.get_current_context().call_on_close(store.close)
+    return store
 
 
 def _damage_of_store(location: str | None) -> StoreError | None:
@@ -618,21 +676,18 @@ def _damage_of_store(location: str | None) -> StoreError | None:
     return StoreError(f"the store is damaged: {flaws[0]}", where=store.name, hint=hint)
 
 
-def _store_to_read(location: str | None) -> Store:
-    from ablate.store.store import open_store
+def _open_store(location: str | None, *, create: bool = False, read_only: bool = False) -> Store:
+    """Open the store until the command ends."""
+    from ablate.store.project import named_store
 
-    return open_store(_location(location), folder=_runs_folder(location), read_only=True)
-
-
-def _project_folder() -> Path:
-    """Return the nearest folder, from here upwards, that holds ``runs/`` or ``.git``; else this one."""
-    here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "runs").is_dir() or (p / ".git").exists()), here)
+    store = named_store(location, create=create, read_only=read_only)
+    click.get_current_context().call_on_close(store.close)
+    return store
 
 
 def _title(name: str) -> str:
     """Return a study's title; a path to its file will do."""
-    if not Path(name).is_file():
+    if not os.path.isfile(name):  # unlike Path's, it takes any name: of 300 letters, with a NUL
         return name
     from ablate.study.document import read_document
 
@@ -689,7 +744,31 @@ def _usage_hint(error: click.UsageError) -> str:
     return f"`{error.ctx.command_path} --help` shows how it is used" if error.ctx else "`ablate --help`"
 
 
-def _crash_file() -> Path:
-    path = Path(tempfile.gettempdir()) / f"ablate-crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    path.write_text(f"ablate {__version__}, {sys.version}\n{shlex.join(sys.argv)}\n\n{traceback.format_exc()}")
-    return path
+# what a disk says of itself: full, over the quota, at the limit of a file's size, read-only, not ours, broken
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+def _drop_output() -> None:
+    """Let nothing be flushed again at exit: nobody takes it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refusal(error: OSError) -> Fault:
+    """Return what a user can act on, where the disk or whoever reads our output refused to take what was written."""
+    where = str(error.filename or "output")
+    return Fault(f"it can't be written: {error.strerror}", where=where, hint="free some space, or make it writable")
+
+
+def _say_crash() -> None:
+    """Keep the traceback in a file that can be sent to others, and say where; on a full disk, say all of it."""
+    text = f"ablate {__version__}, {sys.version}\n{shlex.join(sys.argv)}\n\n{traceback.format_exc()}"
+    text = without_secrets(text)
+    try:
+        failpoint("crash-begun")
+        descriptor, path = tempfile.mkstemp(".txt", f"ablate-crash-{time.strftime('%Y%m%d-%H%M%S')}-")
+        with open(descriptor, "w") as file:
+            file.write(text)
+    except Exception as error:  # whatever it is, the traceback must not be lost to it
+        _say(f"hint: please report it with these lines; no file could be written ({error})\n{text}")
+    else:
+        _say(f"hint: please report it with this file: {path}")

@@ -1,4 +1,4 @@
-"""Imports point left only: errors < stats < study < plan < store < train < run < analyse < report, mirror < cli."""
+"""Imports point left only, in the order of ``ORDER``: from the errors and the failpoints to the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,21 @@ import pytest
 import ablate
 
 PACKAGE = Path(ablate.__file__).parent
-ORDER = ["errors", "stats", "study", "plan", "store", "train", "run", "analyse", "report", "mirror", "cli"]
+ORDER = [
+    "errors",
+    "failpoints",
+    "stats",
+    "study",
+    "plan",
+    "store",
+    "train",
+    "run",
+    "analyse",
+    "report",
+    "mirror",
+    "api",
+    "cli",
+]
 
 # rooms that a room left of it may not know either, by DESIGN's column "keeps out"
 KEPT_OUT = {
@@ -34,6 +48,7 @@ LIBRARIES_KEPT_OUT = {
     "analyse": {"torch", "optuna"},
     "report": {"torch", "sqlalchemy", "optuna"},
     "mirror": {"torch", "pandas"},
+    "api": {"torch", "pandas", "optuna", "sqlalchemy"},
     "cli": {"torch", "pandas", "optuna", "sqlalchemy"},
 }
 # train/ reads these without torch, so that the runner can
@@ -79,6 +94,38 @@ def test_imports_point_left(path: Path) -> None:
         assert top not in LIBRARIES_KEPT_OUT.get(room, set()), f"{path}:{line}: {room} keeps out {top}"
 
 
+# what would run a foreign text, or hand it to a shell
+EXECUTES = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "pickle.load",
+    "pickle.loads",
+    "marshal.loads",
+}
+EXECUTES |= {"shelve.open", "yaml.load", "pandas.read_pickle", "np.load", "numpy.load"}
+ALLOWED = {("server.py", "__import__")}  # of names that stand in the file itself
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_runs_a_foreign_text(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        assert name not in EXECUTES or (path.name, name) in ALLOWED, f"{path}:{node.lineno}: {name}"
+        given = {each.arg: ast.unparse(each.value) for each in node.keywords}
+        assert given.get("shell") is None, f"{path}:{node.lineno}: a shell"
+        assert name != "torch.load" or given.get("weights_only") == "True", f"{path}:{node.lineno}: {name}"
+        in_sql = name.rpartition(".")[2] in ("text", "exec_driver_sql") and path.parent.name in ("store", "mirror")
+        parts = [part for argument in node.args for part in ast.walk(argument) if isinstance(part, ast.FormattedValue)]
+        written = {ast.unparse(part.value) for part in parts}
+        assert not in_sql or written <= {"pragma", "_SHOWN"}, f"{path}:{node.lineno}: SQL that is put together"
+
+
 def modules_after(code: str, cwd: Path) -> set[str]:
     code = f"{code}\nimport sys, json\nprint('@@' + json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=cwd)
@@ -114,6 +161,14 @@ except SystemExit as end:
 def test_help_loads_neither_torch_nor_pandas_nor_optuna(tmp_path: Path) -> None:
     loaded = modules_after(call(["--help"]), tmp_path)
     assert not loaded & {"torch", "pandas", "optuna", "sqlalchemy", "pydantic", "rich.console", "numpy"}
+
+
+def test_the_package_itself_loads_nothing(tmp_path: Path) -> None:
+    """Its names are there all the same: each loads what it needs when it is first used."""
+    before = modules_after("import json, typing", tmp_path)
+    assert modules_after("import ablate; assert 'declare' in dir(ablate)", tmp_path) - before == {"ablate"}
+    loaded = modules_after("import ablate; ablate.declare", tmp_path)
+    assert not loaded & {"torch", "pandas", "optuna", "sqlalchemy", "rich.console"}
 
 
 def test_plan_loads_neither_torch_nor_pandas_nor_optuna(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ablate.analyse.findings import (
     Drift,
     Effect,
     MetricInfo,
+    Mismatch,
     TrialResult,
     count,
 )
@@ -31,6 +32,7 @@ from ablate.plan.replication import adjusted
 from ablate.plan.trials import Plan
 from ablate.stats.replication import anytime_p
 from ablate.store.facts import StoredStudy, StoredVersion, versions_of
+from ablate.store.replays import Replay, replays_of
 from ablate.store.scores import Scores, scores_of
 from ablate.store.store import Store
 from ablate.study.schema import BASELINE, FULL, Metric, Role, Study
@@ -56,7 +58,7 @@ def analyse(store: Store, stored: StoredStudy) -> Analysis:
     versions = versions_of(store, stored.name, stored.profile)
     study = plan.study
     scores = _scores(store, stored)
-    arms = _arm_results(plan, results, scores)
+    arms = _with_mismatches(_arm_results(plan, results, scores), store, stored, tuple(study.metrics))
     family = family_of(plan, versions)
     compared = {
         (contrast.design, contrast.name): _compared(plan, contrast, arms, scores) for contrast in plan.contrasts
@@ -71,7 +73,7 @@ def analyse(store: Store, stored: StoredStudy) -> Analysis:
         profile=stored.profile,
         version=stored.version,
         question=study.question,
-        task=study.task,
+        task=study.task.label,
         metrics=metric_infos(study),
         seeds=study.seeds.numbers,
         fresh_seeds=study.fresh_seeds,
@@ -96,7 +98,7 @@ def analyse(store: Store, stored: StoredStudy) -> Analysis:
 
 def metric_infos(study: Study) -> tuple[MetricInfo, ...]:
     return tuple(
-        MetricInfo(name, each.goal, each.unit, each.title, each.margin, each.on_diverged)
+        MetricInfo(name, each.goal, each.unit, each.title, each.margin, each.on_diverged, each.on_oom)
         for name, each in study.metrics.items()
     )
 
@@ -176,6 +178,25 @@ def _drifts(trials: Sequence[TrialResult], usual: Mapping[str, str | None]) -> I
                 others.setdefault(here, []).append(trial.seed)
         for here, seeds in others.items():
             yield Drift(fact, tuple(seeds), here, str(most))
+
+
+def _with_mismatches(arms: Arms, store: Store, stored: StoredStudy, metrics: Sequence[str]) -> Arms:
+    """Note on each arm which of its seeds did not repeat themselves. What a task records beside may be a time."""
+    found: dict[tuple[str, str, int], list[Replay]] = {}
+    for replay in replays_of(store, stored.id):
+        if replay.metric in metrics:
+            found.setdefault((replay.arm, replay.role, replay.seed), []).append(replay)
+    noted = dict(arms)
+    for (name, role), arm in arms.items():
+        noted[name, role] = replace(
+            arm,
+            mismatches=tuple(
+                Mismatch(seed, each[0].metric, each[0].epoch, each[0].first, each[0].again, len(each))
+                for (of_arm, of_role, seed), each in found.items()
+                if (of_arm, of_role) == (name, role)
+            ),
+        )
+    return noted
 
 
 def _fact(trial: TrialResult, fact: str) -> str | None:
@@ -260,7 +281,7 @@ def _has_collapsed(cell: Cell) -> bool:
 
 
 def _without_scored(plan: Plan, contrast: Contrast, arms: Arms, scores: Scored) -> Comparison | None:
-    """Return a comparison as it would be without the seeds that diverged; None where none of its arms has any."""
+    """Return a comparison as it would be without the seeds that are scored; None where none of its arms has any."""
     role, primary = _role(plan.study, contrast.design), plan.study.primary
     present = {name: arms[name, role] for name in contrast.arms if (name, role) in arms}
     if not any(arm.cells[primary].scored for arm in present.values()) or plan.study.seeds.looks:
@@ -270,7 +291,7 @@ def _without_scored(plan: Plan, contrast: Contrast, arms: Arms, scores: Scored) 
 
 
 def _finished_only(arm: ArmResult, study: Study) -> ArmResult:
-    trials = tuple(trial for trial in arm.trials if trial.status != "diverged")
+    trials = tuple(trial for trial in arm.trials if trial.status == "finished")
     return replace(arm, trials=trials, cells={n: cell(trials, n, metric) for n, metric in study.metrics.items()})
 
 

@@ -45,7 +45,12 @@ def compare_studies(first: tuple[Store, StoredStudy], second: tuple[Store, Store
         names = [_with_version(stored, first[1], second[1]) for stored in (first[1], second[1])]
         raise AblateError(f"every arm of `{names[0]}` and `{names[1]}` is the same trials", hint=hint)
     names = [_with_version(stored, first[1], second[1]) for stored in (first[1], second[1])]
-    changes = {name: _changes(old, new, name) for name in differing}
+    settings = [{arm.name: arm.settings for arm in make_plan(study).arms} for study in (old, new)]  # once, not per arm
+    changes = {
+        name: tuple(map(str, differences(*(side[name] for side in settings))))
+        for name in differing
+        if all(name in side for side in settings)
+    }
     return _compared(new, after, differing, names, changes)
 
 
@@ -100,11 +105,6 @@ def _distinct(pairs: Mapping[str, tuple[ArmResult, ArmResult]]) -> dict[str, tup
 
 def _with_version(stored: StoredStudy, first: StoredStudy, second: StoredStudy) -> str:
     return f"{stored.title}:{stored.version}" if first.title == second.title else stored.title
-
-
-def _changes(old: Study, new: Study, name: str) -> tuple[str, ...]:
-    arms = [next((arm for arm in make_plan(study).arms if arm.name == name), None) for study in (old, new)]
-    return tuple(map(str, differences(arms[0].settings, arms[1].settings))) if arms[0] and arms[1] else ()
 
 
 def _earlier(arm: ArmResult, found: EarlierResult, study: Study) -> TrialResult:

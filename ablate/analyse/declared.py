@@ -21,6 +21,7 @@ _FIELDS = {
     "goal": "the goal changed after results",
     "margin": "margin set after data",
     "on_diverged": "on_diverged set after data",
+    "on_oom": "on_oom set after data",
     "analysis": "the analysis changed after results",
     "confirm_seeds": "confirm_seeds changed after results",
 }

@@ -10,7 +10,7 @@ import numpy as np
 from ablate.analyse.findings import ArmResult, Cell, Comparison, Effect, Interval, TrialResult
 from ablate.plan.arms import Contrast
 from ablate.plan.crossed import CROSS
-from ablate.plan.outcomes import SETTLED, Told, scored
+from ablate.plan.outcomes import SETTLED, scored
 from ablate.plan.replication import Reached, contrast_cells, is_paired
 from ablate.stats.intervals import (
     NEGLIGIBLE,
@@ -45,8 +45,7 @@ class Sample:
 
 def cell(trials: Sequence[TrialResult], name: str, metric: Metric) -> Cell:
     """Summarise one metric over the seeds that have a value, a declared one where they diverged."""
-    told = {trial.seed: Told(trial.status, trial.values.get(name)) for trial in trials}
-    found = scored(told, metric)
+    found = scored({trial.seed: trial.told(name) for trial in trials}, metric)
     if not found.values:
         return Cell(name, 0, None, None, None, {}, found.undefined)
     summary = summarise(list(found.values.values()))

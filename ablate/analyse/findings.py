@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ablate.plan.outcomes import Status
+from ablate.plan.outcomes import Status, Told
 from ablate.study.schema import SMALLEST_TEST, Role
 
 Verdict = Literal["better", "worse", "no effect", "unresolved", "not tested", "identical", "no seed effect"]
@@ -16,7 +16,8 @@ Verdict = Literal["better", "worse", "no effect", "unresolved", "not tested", "i
 class MetricInfo:
     """A declared metric: the first of an analysis is the primary one. ``goal`` is ``max`` or ``min``.
 
-    A primary effect within ``margin`` counts as none; ``on_diverged`` is the value that a diverged seed is given.
+    A primary effect within ``margin`` counts as none; ``on_diverged`` is the value that a diverged seed is given, and
+    ``on_oom`` that of one whose memory ran out.
     """
 
     name: str
@@ -25,6 +26,7 @@ class MetricInfo:
     title: str = ""
     margin: float | None = None
     on_diverged: float | None = None
+    on_oom: float | None = None
 
     @property
     def label(self) -> str:
@@ -36,7 +38,7 @@ class TrialResult:
     """What became of one arm at one seed. ``values`` has every final number, finite or not; ``seconds`` are wall time.
 
     ``reason`` says why it failed. A trial is ``diverged`` if its attempt says so or its primary metric is not finite.
-    ``first_ended``: when it first had a result (Unix seconds).
+    ``first_ended``: when it first had a result (Unix seconds); 0 for one that was ``imported``, as nobody knows.
     """
 
     seed: int
@@ -51,6 +53,14 @@ class TrialResult:
     first_ended: float | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
+    source: str = "trained"
+
+    def told(self, metric: str) -> Told:
+        return Told(self.status, self.values.get(metric), oom=self.is_out_of_memory)
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        return self.state == "failed" and self.outcome == "oom"
 
 
 @dataclass(frozen=True)
@@ -109,12 +119,25 @@ class Drift:
 
 
 @dataclass(frozen=True)
+class Mismatch:
+    """The first number that a resumed seed did not repeat bit for bit, and how many there are."""
+
+    seed: int
+    metric: str
+    epoch: int
+    first: float
+    again: float
+    count: int
+
+
+@dataclass(frozen=True)
 class ArmResult:
     """One arm with its cells by metric. ``seconds`` is the sum over the seeds that have a result, None without any.
 
     ``facts`` are the means of what a task may record beside its metrics: ``parameters``, ``flops``, ``images_per_s``.
     ``published`` are the study's reference values by metric. ``identical_seeds``: no declared metric varies with the
     seed. ``drifts``: seeds whose attempt ran on other code, versions, devices or data than most trials of the study.
+    ``mismatches``: seeds that, once resumed, did not repeat what they had measured before.
     ``role`` is what its seeds are for: an arm of a path has those that chose it, and those that confirm it.
     ``examples`` is the size of the test set and ``top`` the score of a right answer, where per-example scores are right
     or wrong.
@@ -131,6 +154,7 @@ class ArmResult:
     published: Mapping[str, float] = field(default_factory=dict)
     identical_seeds: bool = False
     drifts: tuple[Drift, ...] = ()
+    mismatches: tuple[Mismatch, ...] = ()
     role: Role = "main"
     examples: int = 0
     top: float = 0.0

@@ -12,7 +12,7 @@ from ablate.analyse.findings import TrialResult
 from ablate.errors import StoreError
 from ablate.plan.outcomes import Status, Told, status_of
 from ablate.plan.trials import Plan, make_plan
-from ablate.store.facts import StoredStudy, StoredTrial, read_number, results_of, versions_of
+from ablate.store.facts import IMPORTED, StoredStudy, StoredTrial, read_number, results_of, versions_of
 from ablate.store.store import Store
 from ablate.study.document import Document
 from ablate.study.schema import Role, Study, from_document
@@ -55,7 +55,7 @@ def results_from(
     for trial in trials:
         key = (trial.arm, trial.role, trial.seed)
         found[key] = _result(trial, values.get(key, {}), study.primary)
-        told[trial.fingerprint] = Told(found[key].status, found[key].values.get(study.primary))
+        told[trial.fingerprint] = found[key].told(study.primary)
     plan = make_plan(study, told, [version.plan for version in versions_of(store, stored.name, stored.profile)])
     results: dict[tuple[str, Role], list[TrialResult]] = {(arm.name, "main"): [] for arm in plan.arms}
     for replicate in plan.replicates:
@@ -78,9 +78,10 @@ def _result(row: StoredTrial, values: Mapping[str, float], primary: str) -> Tria
         seconds=row.seconds,
         reason=reason,
         code_sha256=row.code_sha256,
-        first_ended=row.first_ended,
-        environment=json.loads(row.environment_json or "{}"),
+        first_ended=0.0 if row.source == IMPORTED else row.first_ended,  # it was there before all that is declared
+        environment={key: str(value) for key, value in json.loads(row.environment_json or "{}").items()},
         values=values,
+        source=row.source,
     )
 
 

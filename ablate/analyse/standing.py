@@ -82,13 +82,29 @@ def standing(store: Store, stored: StoredStudy, *, is_alive: Callable[[StoredRun
 
 
 def run_command(stored: StoredStudy, history: History) -> str:
-    """Return the command that goes on with a study from here: the one last run, with its overrides, for all arms."""
+    """Return the command that goes on with a study from here: the one last run, with its overrides, for all arms.
+
+    A study that was declared in Python has no file: the program that last ran it goes on with it.
+    """
+    if not stored.file:
+        return history.runners[-1].command if history.runners else plain_command(stored)
     file = from_here(stored.file)
-    words = shlex.split(history.runners[-1].command) if history.runners else []
+    try:
+        words = shlex.split(history.runners[-1].command) if history.runners else []
+    except ValueError:  # not what we wrote
+        words = []
     if "run" not in words[1:2] or Path(stored.file).name not in (Path(word).name for word in words):
-        return shlex.join(["ablate", "run", file, *(["--profile", stored.profile] if stored.profile else [])])
+        return plain_command(stored)
     words = [file if Path(word).name == Path(stored.file).name else word for word in words]
     return shlex.join(["ablate", *_without(words[1:], "--only")])
+
+
+def plain_command(stored: StoredStudy) -> str:
+    """Return the command that runs a study as its file has it."""
+    if not stored.file:
+        return "the program that declares it"
+    profile = ["--profile", stored.profile] if stored.profile else []
+    return shlex.join(["ablate", "run", from_here(stored.file), *profile])
 
 
 def _without(words: Sequence[str], option: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, or_, select
 
+from ablate.store.dialects import now
 from ablate.store.facts import read_number
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, measurement, plan, replicate, runner, study, trial
@@ -155,6 +155,7 @@ def _trials(connection: Connection, study_id: int) -> dict[str, tuple[Any, Stamp
             arm.c.name.label("arm"),
             runner.c.boot_id,
             runner.c.lock_file,
+            now(connection).label("now"),
         )
         .join_from(replicate, arm, arm.c.id == replicate.c.arm)
         .join(trial, trial.c.id == replicate.c.trial)
@@ -184,11 +185,11 @@ def _is_alive(row: Any) -> bool:
             return _is_locked(row.lock_file)
         except OSError:
             pass  # another container's file, or another user's: it says nothing
-    return bool(row.lease_until >= time.time())
+    return bool(row.lease_until >= row.now)
 
 
 def _is_locked(path: str) -> bool:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would keep us
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

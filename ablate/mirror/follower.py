@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablate.errors import EXIT_ENVIRONMENT, AblateError
+from ablate.failpoints import failpoint
+from ablate.mirror.place import mirror_file, no_place_for_it
 from ablate.store.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -65,7 +67,9 @@ class Follower:
 
 def start_follower(store: Store) -> Follower:
     """Start a process that keeps the mirror of a store up to date for as long as this one lives."""
+    store.folder.mkdir(parents=True, exist_ok=True)  # with a database server it may not be there yet
     log = store.folder / "mirror.log"
+    failpoint("mirror-log-begun")
     environment = {**os.environ, URL: store.engine.url.render_as_string(hide_password=False)}
     with log.open("ab") as file:
         process = subprocess.Popen(
@@ -87,6 +91,9 @@ def following(say: Callable[[str], None], *, wanted: bool = True) -> Iterator[Ca
 
     def start(store: Store) -> None:
         if not wanted:
+            return
+        if reason := no_place_for_it(store.folder):
+            say(f"note: {reason}")
             return
         # the child keeps these blocked: a scheduler sends its warning to every process, and means the run
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
@@ -111,7 +118,7 @@ def main(folder: Path, url: str) -> int:
     os.nice(10)  # the trials come first
     log = _Log()
     try:
-        from ablate.mirror.optuna import Mirror, mirror_file, sole_writer
+        from ablate.mirror.optuna import Mirror, sole_writer
     except ImportError as error:
         log.say(f"Optuna can't be imported: {error}")
         return EXIT_ENVIRONMENT
@@ -180,7 +187,8 @@ class _Log:
 
     def say(self, text: str) -> None:
         line = " ".join(text.split())
-        print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # what fills the disk must not end us: there may be room again
+            print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
     def failed(self, error: Exception) -> None:
         if isinstance(error, AblateError):

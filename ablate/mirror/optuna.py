@@ -31,6 +31,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.pool import NullPool
 
 from ablate.errors import AblateError, EnvironmentFault
+from ablate.failpoints import failpoint
 from ablate.mirror.facts import Stamp, Version, changed_trials, versions
 from ablate.mirror.picture import (
     KEY,
@@ -45,10 +46,12 @@ from ablate.mirror.picture import (
     over,
     times_of,
 )
+from ablate.mirror.place import mirror_file, no_place_for_it
 from ablate.store.store import Store
 
 BUSY_TIMEOUT_S = 1.0  # a dashboard reads for some 10 ms
 
+_ROOM = "free some space, or make it writable; `ablate mirror` then brings the mirror up to date"
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _REFUSED = {
@@ -161,6 +164,7 @@ class Mirror:
         written = 0
         for key, trial in facts.items():
             new = draw(version, frame, trial)
+            failpoint("mirror-trial-begun", meets_disk=True)
             if key not in drawn.numbers:
                 storage.create_new_trial(drawn.id, _template(frame, new, times_of(version, trial)))
                 drawn.numbers[key] = len(drawn.numbers)
@@ -183,6 +187,7 @@ class Mirror:
 
     def _delete(self, storage: RDBStorage, name: str) -> None:
         self._drawn.pop(name, None)
+        failpoint("mirror-delete-begun", meets_disk=True)
         storage.delete_study(storage.get_study_id_from_name(name))
 
     # --- the file
@@ -218,6 +223,7 @@ class Mirror:
         self._drawn = {}
 
     def _set_aside(self) -> None:
+        failpoint("mirror-aside-begun")
         aside = self.path.with_name(f"{self.path.name}.damaged")
         with contextlib.suppress(FileNotFoundError):
             os.replace(self.path, aside)
@@ -229,11 +235,15 @@ class Mirror:
 @contextlib.contextmanager
 def sole_writer(path: Path, *, patience_s: float) -> Iterator[bool]:
     """Hold the mirror's lock. Gives False where another process keeps it for longer than ``patience_s``."""
+    if reason := no_place_for_it(path.parent):
+        raise EnvironmentFault(reason, where=str(path), hint="keep the runs folder on a local disk to have one")
     lock = path.with_suffix(".lock")
     try:
+        failpoint("mirror-lock-begun")
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise EnvironmentFault(f"the mirror can't be written: {error.strerror}", where=str(lock)) from None
+        raise EnvironmentFault(f"the mirror can't be written: {error.strerror}", where=str(lock), hint=_ROOM) from None
     try:
         yield _locked(descriptor, time.monotonic() + patience_s)
     finally:
@@ -249,10 +259,6 @@ def _locked(descriptor: int, deadline: float) -> bool:
             if time.monotonic() >= deadline:
                 return False
         time.sleep(0.05)
-
-
-def mirror_file(store: Store) -> Path:
-    return store.folder / "mirror.db"
 
 
 def refresh(store: Store, *, rebuild: bool = False, say: Callable[[str], None]) -> Synced | None:
@@ -280,6 +286,7 @@ def refresh(store: Store, *, rebuild: bool = False, say: Callable[[str], None]) 
 
 def _storage(path: Path) -> RDBStorage:
     def connect() -> sqlite3.Connection:
+        failpoint("mirror-opened", meets_disk=True)
         # not by URL: Optuna and SQLAlchemy each give a meaning to some characters that a path may have
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)
         connection.execute("PRAGMA trusted_schema=OFF")
@@ -315,10 +322,12 @@ def _read(storage: RDBStorage, frame: Frame) -> _Drawn:
 
 
 def _create(storage: RDBStorage, frame: Frame) -> int:
+    failpoint("mirror-study-begun", meets_disk=True)
     study_id = storage.create_new_study([StudyDirection[frame.direction.upper()]], study_name=frame.name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         optuna.load_study(study_name=frame.name, storage=storage).set_metric_names([frame.metric])
+    failpoint("mirror-study-made", meets_disk=True)
     for key, value in frame.attributes.items():
         storage.set_study_user_attr(study_id, key, value)
     return study_id
@@ -353,6 +362,7 @@ def _write(storage: RDBStorage, drawn: _Drawn, key: str, part: TrialPicture) -> 
         storage.set_trial_user_attr(trial_id, name, value)
     for epoch, value in part.epochs.items():
         storage.set_trial_intermediate_value(trial_id, epoch, value)
+    failpoint("mirror-trial-changed", meets_disk=True)
     if part.state not in (former, "RUNNING"):
         values = None if part.value is None else [part.value]
         storage.set_trial_state_values(trial_id, TrialState[part.state], values)
@@ -376,7 +386,7 @@ def _fault(error: BaseException, path: Path) -> AblateError | None:
         hint = "close it; `ablate mirror` then brings the mirror up to date"
         return EnvironmentFault("another program holds the mirror locked", where=str(path), hint=hint)
     if code in _REFUSED:
-        return EnvironmentFault(f"the mirror can't be written: {_sqlite_error(error)}", where=str(path))
+        return EnvironmentFault(f"the mirror can't be written: {_sqlite_error(error)}", where=str(path), hint=_ROOM)
     return None
 
 

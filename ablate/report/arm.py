@@ -59,7 +59,8 @@ def _print_seed(seed: SeedDetails, arm: ArmDetails, console: Console) -> None:
     for attempt in seed.attempts:
         for line in _attempt(attempt):
             _print(console, line, indent=_INDENT)
-        _print(console, attempt.folder, indent=2 * _INDENT, wrap=False)
+        if attempt.slot != "imported":  # such a one has no folder
+            _print(console, attempt.folder, indent=2 * _INDENT, wrap=False)
 
 
 def _number(value: float) -> str:
@@ -75,6 +76,10 @@ def _attempt(attempt: AttemptDetails) -> Iterator[str]:
     stands = ", its result stands" if attempt.stands else ""
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
     ended = f"{attempt.outcome}{after}{resumed}{stands}"
+    if attempt.slot == "imported":
+        source = attempt.environment.get("imported_run") or attempt.environment.get("imported_from", "elsewhere")
+        yield f"attempt {attempt.number}: imported from {source}{stands}; {began}"
+        return
     yield f"attempt {attempt.number}: {ended}; on {attempt.host}, {attempt.slot}, {began}"
     if attempt.error:
         yield f"{'':{_INDENT}}{attempt.error}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import IO
+
 from rich.console import Console
 
 
@@ -13,5 +15,6 @@ class QuietConsole(Console):
         raise BrokenPipeError
 
 
-def make_console(*, stderr: bool = False) -> Console:
-    return QuietConsole(stderr=stderr, highlight=False)
+def make_console(*, stderr: bool = False, file: IO[str] | None = None) -> Console:
+    """Return a console on stdout, stderr or a file. In a notebook it prints text as elsewhere, and draws no widgets."""
+    return QuietConsole(file=file, stderr=stderr, highlight=False, force_jupyter=False)

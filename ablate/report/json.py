@@ -91,6 +91,9 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
         "failure": arm.failure or None,
         "identical_seeds": arm.identical_seeds,
         "drifts": [asdict(drift) for drift in arm.drifts],
+        "mismatches": [
+            {**asdict(each), "first": _number(each.first), "again": _number(each.again)} for each in arm.mismatches
+        ],
         "seconds": _finite(arm.seconds),
         "facts": {name: _finite(value) for name, value in arm.facts.items()},
         "trials": [_trial(trial) for trial in arm.trials],
@@ -114,6 +117,7 @@ def _trial(trial: TrialResult) -> dict[str, Any]:
         "seed": trial.seed,
         "status": trial.status,
         "state": trial.state,
+        "source": trial.source,
         "outcome": trial.outcome,
         "attempts": trial.attempts,
         "seconds": _finite(trial.seconds),

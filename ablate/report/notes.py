@@ -10,6 +10,7 @@ from statistics import median
 from ablate.analyse.comparing import COMPARE
 from ablate.analyse.findings import Analysis, ArmResult, Comparison, Counts, DesignResult, Effect
 from ablate.report.numbers import duration, fixed, p_value, plain, plural, seed_list
+from ablate.report.text import one_line
 from ablate.stats.power import detectable
 from ablate.stats.proportions import accuracy_noise, clopper_pearson
 from ablate.study.schema import SMALLEST_TEST
@@ -290,10 +291,17 @@ def _notes_of_arm(analysis: Analysis, design: DesignResult, arm: ArmResult, numb
         kept = "† is the mean of those that finished; no difference is made with it." if cell.n else "No mean is made."
         yield f"{len(cell.undefined)} of {plural(len(arm.trials), 'seed')} diverged ({_seeds(cell.undefined)}). {kept}"
     yield from _scored_notes(analysis, arm)
-    failed = arm.seeds("failed")
+    failed = [seed for seed in arm.seeds("failed") if seed not in cell.scored]
     yield from _secondary_notes(analysis, arm)
     if failed:
         yield f"{_seeds(failed)} failed ({arm.failure}); left out on both sides of each comparison."
+    imported: dict[str, list[int]] = {}
+    for trial in arm.trials:
+        if trial.source == "imported":
+            imported.setdefault(one_line(trial.environment.get("imported_from", "elsewhere")), []).append(trial.seed)
+    for source, seeds in imported.items():
+        was = "was" if len(seeds) == 1 else "were"
+        yield f"{_seeds(seeds)} {was} imported ({source}), not run here."
     if arm.identical_seeds:
         yield f"{NO_SEED_EFFECT}."
     for drift in arm.drifts:
@@ -301,6 +309,11 @@ def _notes_of_arm(analysis: Analysis, design: DesignResult, arm: ArmResult, numb
             yield f"{_seeds(drift.seeds)} ran another version of the task's code than most trials."
         else:
             yield f"{_seeds(drift.seeds)} ran with {drift.fact} {drift.here}, most trials with {drift.usual}."
+    for miss in arm.mismatches:
+        yield (
+            f"seed {miss.seed} was resumed and did not repeat itself bit for bit: {miss.metric} of epoch {miss.epoch} "
+            f"was {miss.first!r}, then {miss.again!r}{f' ({miss.count} numbers differ)' if miss.count > 1 else ''}."
+        )
     comparison = design.comparison(arm.name)
     if comparison is not None:
         yield from _notes_of_comparison(analysis, design, comparison, number=number)
@@ -309,24 +322,33 @@ def _notes_of_arm(analysis: Analysis, design: DesignResult, arm: ArmResult, numb
 def _scored_notes(analysis: Analysis, arm: ArmResult) -> Iterator[str]:
     """Say what a mean with scored seeds would be without them, and how sure the share of those that converge is."""
     cell, metric = arm.cells[analysis.primary.name], analysis.primary
-    if not cell.scored or metric.on_diverged is None:
+    if not cell.scored:
         return
+    memory = [trial.seed for trial in arm.trials if trial.seed in cell.scored and trial.is_out_of_memory]
+    diverged = [seed for seed in cell.scored if seed not in memory]
     kept = list(cell.finished.values())
     low, high = clopper_pearson(len(kept), cell.n)
+    of = plural(cell.n, "seed")
+    told = [
+        f"{len(seeds)} of {of} {what} ({_seeds(seeds)}) and {'is' if len(seeds) == 1 else 'are'} scored "
+        f"{_score(cell.values[seeds[0]], declared, word)}. "
+        for seeds, what, declared, word in (
+            (diverged, "diverged", metric.on_diverged, "on_diverged"),
+            (memory, "ran out of memory", metric.on_oom, "on_oom"),
+        )
+        if seeds and declared is not None
+    ]
     yield (
-        f"! {len(cell.scored)} of {plural(cell.n, 'seed')} diverged ({_seeds(cell.scored)}) and "
-        f"{'is' if len(cell.scored) == 1 else 'are'} scored {_score(analysis, arm)}. "
+        f"! {''.join(told)}"
         + (f"Finished seeds only: {fixed(math.fsum(kept) / len(kept), 2)} (n = {len(kept)}). " if kept else "")
-        + f"Converged {len(kept)}/{cell.n}, 95% CI {100 * low:.0f}-{100 * high:.0f}%."
+        + f"{'Finished' if memory else 'Converged'} {len(kept)}/{cell.n}, 95% CI {100 * low:.0f}-{100 * high:.0f}%."
     )
 
 
-def _score(analysis: Analysis, arm: ArmResult) -> str:
-    declared, cell = analysis.primary.on_diverged, arm.cells[analysis.primary.name]
-    score = cell.values[cell.scored[0]]
-    if declared is None or score == declared:
-        return f"{plain(score)} (on_diverged)"
-    return f"{score:.5g}, the worst that finished (on_diverged, {plain(declared)}, would be better than that)"
+def _score(score: float, declared: float, word: str) -> str:
+    if score == declared:
+        return f"{plain(score)} ({word})"
+    return f"{score:.5g}, the worst that finished ({word}, {plain(declared)}, would be better than that)"
 
 
 def _notes_of_comparison(
@@ -401,7 +423,7 @@ def _test_notes(analysis: Analysis, effect: Effect) -> Iterator[str]:
             anytime = " (and no p that allows for it is made for no effect)"
         yield f"{remark}{anytime}."
     if test.if_dropped is not None:
-        yield f"with the diverged seeds left out instead, the verdict would be: {test.if_dropped}."
+        yield f"with the scored seeds left out instead, the verdict would be: {test.if_dropped}."
 
 
 def _secondary_notes(analysis: Analysis, arm: ArmResult) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +13,7 @@ from rich.text import Text
 from ablate.analyse.findings import Counts
 from ablate.analyse.standing import Failure, RunnerStanding, Standing
 from ablate.report.numbers import listed, plural
-from ablate.report.text import in_encoding, one_line
+from ablate.report.text import in_encoding, one_line, visible
 from ablate.study.words import duration
 
 _COLUMNS = ("done", "diverged", "failed", "running", "waiting", "total")
@@ -103,7 +104,7 @@ def _failures(failures: Sequence[Failure]) -> Iterator[str]:
 def _next(standing: Standing, options: str) -> Iterator[tuple[str, str]]:
     """Yield commands, each with what it does."""
     counts = standing.counts
-    name, alive = standing.title, any(runner.alive for runner in standing.runners)
+    name, alive = shlex.quote(standing.title), any(runner.alive for runner in standing.runners)
     missing = counts.waiting + counts.running
     if alive and missing:
         yield f"ablate watch {name}{options}", "follows it"
@@ -112,7 +113,7 @@ def _next(standing: Standing, options: str) -> Iterator[tuple[str, str]]:
         yield standing.command, f"runs {plural(missing, 'trial')}{orphans}"
     if standing.failures:
         failure = standing.failures[0]
-        yield f"ablate logs {name} {failure.arm} --seed {failure.seed}{options}", "what it printed"
+        yield f"ablate logs {name} {shlex.quote(failure.arm)} --seed {failure.seed}{options}", "what it printed"
         yield f"ablate retry {name}{options}", f"tries {plural(counts.failed, 'trial')} again"
     if counts.done:
         yield f"ablate report {name}{options}", f"the table{' so far' if counts.missing else ''}"
@@ -133,7 +134,7 @@ def _print_commands(console: Console, commands: Sequence[tuple[str, str]]) -> No
 
 
 def _print(console: Console, text: str, *, style: str = "", indent: int = 0, wrap: bool = True) -> None:
-    printable = in_encoding(text if not wrap else one_line(text), console.encoding)
+    printable = in_encoding(one_line(text) if wrap else visible(text), console.encoding)
     lines = [printable.rstrip()]
     if wrap and cell_len(printable) > console.width - indent:
         wrapped = Text(printable).wrap(console, max(20, console.width - indent - _GAP))

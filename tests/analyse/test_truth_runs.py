@@ -39,6 +39,7 @@ SETTINGS: dict[str, Any] = {
     "together": 3.0,
     "noise": 0.7,
     "diverges_at": 0,
+    "starves_at": 0,
     "pause": 0.0,
     "scores": "right",
 }
@@ -89,10 +90,10 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, se
     return Call(capsys, monkeypatch)
 
 
-def run(call: Call, project: Path, **changes: Any) -> Analysis:
+def run(call: Call, project: Path, *, exits: int = 0, **changes: Any) -> Analysis:
     """Write the study with these changes, run it and return its analysis."""
     done = call("run", write(project, **changes).name, cwd=project)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == exits, done.stderr
     return found(project)
 
 
@@ -446,7 +447,29 @@ def test_a_diverged_seed_is_scored_and_both_verdicts_are_said(project: Path, cal
     assert re.search(r"\| fragile\[.*\| 5 \| 32\.\d ± \d+\.\d!", report)
     assert f"scored 10 (on_diverged). Finished seeds only: {fmean(finished):.2f} (n = 4)." in report
     assert "Converged 4/5, 95% CI 28-99%" in report
-    assert "with the diverged seeds left out instead, the verdict would be: better." in report
+    assert "with the scored seeds left out instead, the verdict would be: better." in report
+
+
+def test_a_seed_whose_memory_ran_out_is_missing_unless_a_value_is_declared_for_it(project: Path, call: Call) -> None:
+    starved = {"name": "starved", "set": {"model.wide": True, "starves_at": 2}}
+    metric: dict[str, Any] = {"goal": "max", "unit": "%"}
+    study = {"steps": [starved, STEPS[1]], "exits": 1}
+    missing = run(call, project, metrics={"acc": metric}, **study)
+    assert sorted(missing.arm("only-starved").cells["acc"].values) == [1, 3, 4, 5]
+    report = prose(call("report", "truth", "--markdown", cwd=project).stdout)
+    assert "seed 2 failed (out of memory: MemoryError: no message); left out on both sides" in report
+
+    declared = run(call, project, metrics={"acc": {**metric, "on_oom": 10.0}}, **study)
+    cell = declared.arm("only-starved").cells["acc"]
+    assert (cell.scored, cell.values[2]) == ((2,), 10.0)
+    test = effect(rows(declared, "one-at-a-time")["only-starved"]).conclusion
+    assert test is not None
+    assert (test.verdict, test.if_dropped) == ("unresolved", "better")
+    assert "on_oom set after data" in test.remarks
+    report = prose(call("report", "truth", "--markdown", cwd=project).stdout)
+    assert "! 1 of 5 seeds ran out of memory (seed 2) and is scored 10 (on_oom). Finished seeds only:" in report
+    assert "Finished 4/5, 95% CI 28-99%" in report
+    assert "failed (out of memory" not in report
 
 
 def test_what_is_declared_after_results_is_said_beside_them(project: Path, call: Call) -> None:

@@ -163,7 +163,7 @@ def test_status_and_report_while_a_run_writes(project: Path, call: Call) -> None
 
 
 def test_the_password_of_a_store_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = "postgresql+psycopg://me:se:c@ret@host/db"
+    url = "postgresql+psycopg://me:se:c@ret@host/db?sslmode=require&password=canary&sslpassword=canary"
     monkeypatch.setattr("sys.argv", ["/venv/bin/ablate", "run", "a b.yaml", f"--store={url}", "--store", url])
-    hidden = "postgresql+psycopg://me:***@host/db"
+    hidden = "postgresql+psycopg://me:***@host/db?***"
     assert command_line() == f"ablate run 'a b.yaml' '--store={hidden}' --store '{hidden}'"

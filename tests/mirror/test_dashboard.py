@@ -6,7 +6,6 @@ import http.client
 import importlib.util
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ import pytest
 
 from ablate.plan.trials import make_plan
 from ablate.store.facts import record_plan
+from tests.browser import CHROMIUM, dom_of
 from tests.command import ablate, finish, start
 from tests.mirror.test_follower import wait_until
 from tests.truth import STUDY, Filled, fill, truth_study
@@ -28,7 +28,6 @@ from tests.truth import STUDY, Filled, fill, truth_study
 needs_dashboard = pytest.mark.skipif(
     importlib.util.find_spec("optuna_dashboard") is None, reason="optuna-dashboard is not installed"
 )
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @dataclass(frozen=True)
@@ -97,13 +96,8 @@ def test_the_dashboard_is_for_this_machine_only(serving: Serving) -> None:
 @needs_dashboard
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_a_browser_shows_the_study(serving: Serving, tmp_path: Path) -> None:
-    profile = tmp_path / "profile"
-    switches = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    switches += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    switches += [f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--dump-dom"]
-    url = f"http://127.0.0.1:{serving.port}/dashboard/studies/1/trials"
-    done = subprocess.run([str(CHROMIUM), *switches, url], capture_output=True, text=True, timeout=180, check=True)
-    shown = re.sub(r"<[^>]+>", " ", done.stdout)
+    dom = dom_of(f"http://127.0.0.1:{serving.port}/dashboard/studies/1/trials", tmp_path / "profile")
+    shown = re.sub(r"<[^>]+>", " ", dom)
     assert "basenet v1" in shown
     assert "Trial 3" in shown
     assert "Best Trial" in shown
