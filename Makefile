@@ -1,14 +1,16 @@
-# make demo    the flagship study on bundled digits, and its table        make test    everything that must pass
-# make lint    format, ruff, mypy (strict), import walls                  make bench   side-by-side measurements
+# make demo    the flagship study on bundled digits, and its table        make test    the tests, but for the slow ones
+# make lint    format, ruff, mypy (strict), import walls                  make slow    tests that kill, freeze and wait
+# make bench   side-by-side measurements                                  make soak    ten times as many inputs
+# make chaos   the random-kill proof, whole: 860 kills, 15 minutes; `make slow` has a share of it
 
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_OPTIONS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench chaos slow soak clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ablate needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -24,7 +26,11 @@ demo: .venv/ready
 	$(BIN)/ablate run studies/basenet.yaml --profile quick
 
 test: .venv/ready-for-tests
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) -m 'not slow'
+
+# kills at random and at named places, signals at every moment, clocks, load: what takes more than ten seconds
+slow: .venv/ready-for-tests
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) -m slow
 
 lint: .venv/ready-for-tests
 	$(BIN)/ruff format --check .
@@ -39,6 +45,13 @@ format: .venv/ready-for-tests
 # seeded, and judged by their own bounds, never by the clock: machines are shared
 bench: .venv/ready-for-tests
 	$(BIN)/python -m benchmarks.calibration
+
+# the same tests, ten times as many inputs: 20,000 studies, 2,000 damaged stores and checkpoints; half an hour
+soak: .venv/ready-for-tests
+	ABLATE_TEST_SOAK=1 $(BIN)/python -m pytest -n 0 -s tests/study/test_study_fuzz.py tests/store tests/test_hostile_files.py
+# ABLATE_TEST_CHAOS_SEED replays a run, ABLATE_TEST_CHAOS_KILLS sets another number of kills per study
+chaos: .venv/ready-for-tests
+	$(BIN)/python -m tests.chaos
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import ablate as package
 from ablate.cli import cli
-from tests.command import ablate
+from tests.command import ablate, query
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,15 +44,31 @@ def is_printed(expected: str, printed: str) -> bool:
 
 
 def run_blocks(document: Path, folder: Path) -> None:
-    """Run every `$ ablate …` line; where lines of output follow it, they must be what it printed."""
-    for block in blocks(document, "console"):
-        for command, expected in re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE):
-            program, *arguments = shlex.split(command)
-            assert program == "ablate", f"{document.name}: mark the block `norun`, or use ablate: {command}"
-            done = ablate(*arguments, cwd=folder)
-            assert done.returncode == 0, f"{document.name}: {command}\n{done.stdout}\n{done.stderr}"
-            assert done.stdout or done.stderr
-            assert is_printed(expected, done.stdout), f"{document.name}: {command} printed:\n{done.stdout}"
+    """Write every block that names its file, and run every program and `$ ablate …` line, in the order of the page.
+
+    Where lines of output follow a command, they must be what it printed.
+    """
+    for kind, block in re.findall(r"^```(\S.*)\n((?s:.*?))^```", document.read_text(), re.MULTILINE):
+        _, _, name = kind.partition(" ")
+        if kind == "console":
+            run_console(document, block, folder)
+        elif kind == "python run":
+            program = folder / "program.py"
+            program.write_text(block)
+            done = subprocess.run([sys.executable, program], cwd=folder, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, f"{document.name}: {block}\n{done.stdout}\n{done.stderr}"
+        elif "." in name:
+            (folder / name).write_text(block)
+
+
+def run_console(document: Path, block: str, folder: Path) -> None:
+    for command, expected in re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE):
+        program, *arguments = shlex.split(command)
+        assert program == "ablate", f"{document.name}: mark the block `norun`, or use ablate: {command}"
+        done = ablate(*arguments, cwd=folder, timeout=300)
+        assert done.returncode == 0, f"{document.name}: {command}\n{done.stdout}\n{done.stderr}"
+        assert done.stdout or done.stderr
+        assert is_printed(expected, done.stdout), f"{document.name}: {command} printed:\n{done.stdout}"
 
 
 def test_the_readme_runs(project: Path) -> None:
@@ -61,13 +80,32 @@ def test_the_readme_runs(project: Path) -> None:
 def test_the_guide_runs(project: Path) -> None:
     shutil.copytree(ROOT / "studies", project / "studies")
     run_blocks(ROOT / "docs" / "guide.md", project)
+    assert (project / "program.py").exists()
+    assert len(query(project, "SELECT 1 FROM trial WHERE task = 'toy:train' AND state = 'done'")) >= 6
 
 
+@pytest.mark.slow
 def test_the_page_on_statistics_runs(project: Path) -> None:
     page = ROOT / "docs" / "statistics.md"
     for name, study, task in zip(("truth", "hot"), blocks(page, "yaml"), blocks(page, "python"), strict=True):
         (project / f"{name}.yaml").write_text(study)
         (project / f"{name}.py").write_text(task)
+    run_blocks(page, project)
+
+
+def test_the_page_on_reliability_runs(project: Path) -> None:
+    shutil.copytree(ROOT / "studies", project / "studies")
+    run_blocks(ROOT / "docs" / "reliability.md", project)
+
+
+@pytest.mark.slow
+def test_the_page_on_commands_runs(project: Path) -> None:
+    page = ROOT / "docs" / "commands.md"
+    study = blocks(page, "yaml")[0]
+    assert len(study.splitlines()) <= 15
+    assert len(re.findall(r"^\$ ", "".join(blocks(page, "console")), re.MULTILINE)) <= 6
+    (project / "digits.yaml").write_text(study)
+    (project / "train.py").write_text(blocks(page, "python")[0])
     run_blocks(page, project)
 
 
@@ -93,7 +131,7 @@ def test_every_command_is_documented() -> None:
 
 
 def test_every_key_of_a_study_is_documented() -> None:
-    from ablate.study.schema import json_schema
+    from ablate.study.editors import json_schema
 
     guide = (ROOT / "docs" / "guide.md").read_text()
     missing = [key for key in json_schema()["properties"] if f"`{key}`" not in guide]
@@ -104,4 +142,10 @@ def test_the_map_of_the_house_names_every_room() -> None:
     readme = (ROOT / "README.md").read_text()
     rooms = [path.name for path in (ROOT / "ablate").iterdir() if path.is_dir() and path.name != "__pycache__"]
     missing = [room for room in rooms if f"`ablate/{room}/`" not in readme]
+    assert missing == []
+
+
+def test_every_name_of_the_package_is_documented() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    missing = [name for name in package.__all__ if not re.search(rf"`(ablate\.)?{name}\b", guide) and name[0].islower()]
     assert missing == []

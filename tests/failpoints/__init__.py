@@ -1,0 +1,1 @@
+"""Faults on purpose, at every place where ablate writes."""
