@@ -82,6 +82,7 @@ seeds: 1
 """
 
 RUN = ("run", "toy.yaml")
+IMPORT = ("import", "toy.yaml", "--csv", "results.csv")
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ SCENES = {  # by the beginning of a failpoint's name
     "mirror-trial-changed": Scene("half mirrored", ("mirror",), settle=(("mirror",),)),
     "note": Scene("new", (*RUN, "--set", "resources.timeout=1s"), {"TOY": "stuck"}),
     "output": Scene("command"),
+    "record_results": Scene("elsewhere", IMPORT, settle=(IMPORT,)),
     "reopen": Scene("failed", ("retry",), settle=(("retry",), RUN)),
     "retrain": Scene("changed", (*RUN, "--fresh"), settle=((*RUN, "--fresh"),)),
     "settings": Scene("command"),
@@ -174,6 +176,11 @@ def _command(stage: Stage, project: Path) -> None:
     stage.copy("new", project)
     (project / "toy.yaml").write_text(STUDY.replace("toy:train", '{command: "sh train.sh {level} {seed}"}'))
     (project / "train.sh").write_text('echo "{\\"acc\\": $1.$2}"\n')
+
+
+def _elsewhere(stage: Stage, project: Path) -> None:
+    stage.copy("new", project)
+    (project / "results.csv").write_text("arm,seed,acc\nbaseline,1,0.5\ntwo,1,0.25\n")
 
 
 def _stray(stage: Stage, project: Path) -> None:
@@ -244,6 +251,7 @@ MAKERS: Mapping[str, Callable[[Stage, Path], None]] = {
     "mirrored": _mirrored,
     "half mirrored": _half_mirrored,
     "half written": _half_written,
+    "elsewhere": _elsewhere,
     "stray": _stray,
     "torn": _torn,
     "old": _old,

@@ -144,7 +144,7 @@ def test_a_mirror_that_is_deleted_under_a_run_comes_back(project: Path) -> None:
     process = start("run", str(write_study(project, SLOW_TOY)), cwd=project, **MIRRORED)
     wait_until(lambda: "RUNNING" in states(project))
     mirror.unlink()
-    wait_until(lambda: "RUNNING" in states(project))
+    wait_until(lambda: states(project))  # under load, the run may be over by then
     finish(process)
     assert process.returncode == 0
     wait_until(lambda: not followers(project))
