@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from ablate.train.command import _write_settings
 from tests.command import ablate, finish, query, start
 from tests.run.test_stops import running, wait_until
 
@@ -278,3 +280,11 @@ def test_a_program_beside_the_study(project: Path) -> None:
     done = ablate("run", str(path), cwd=project / "elsewhere")
     assert done.returncode == 0, done.stderr
     assert means(project) == {"baseline": 7.0}
+
+
+def test_the_files_of_settings_are_read_back_as_they_were(tmp_path: Path) -> None:
+    """By the reader that most scripts use, which knows YAML 1.1 and takes ``1e-05`` for text."""
+    settings = {"lr": 1e-05, "large": 1e22, "text": ["no", "1e-3", "1:30", "010", "", "é\n"], "null": None, "on": True}
+    _write_settings(tmp_path, settings, 7)
+    assert yaml.safe_load((tmp_path / "settings.yaml").read_text()) == {**settings, "seed": 7}
+    assert json.loads((tmp_path / "settings.json").read_text()) == {**settings, "seed": 7}
