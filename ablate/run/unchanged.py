@@ -17,6 +17,8 @@ def unchanged(plan: Plan, store: Store, fingerprint: str) -> dict[str, str]:
     To the last bit, every declared metric at every epoch, at the same seed: such a step does not reach the code.
     """
     pairs = {arm: (other, seed, found) for arm, other, seed, found in _pairs(plan, fingerprint)}
+    if not pairs:
+        return {}
     values = values_of(store, [fingerprint, *(found for _, _, found in pairs.values())], list(plan.study.metrics))
     own = values.get(fingerprint, {})
     return {

@@ -24,6 +24,7 @@ from ablate.study.command import (
     FILES,
     FOLDER,
     RESUME,
+    SEED,
     filled_environment,
     filled_words,
     finder,
@@ -181,7 +182,7 @@ def _resume_path(word: str, folder: Path) -> Path:
 
 
 def _path(work: Work, folder: Path, text: str) -> Path:
-    values = {FOLDER: str(folder), "seed": str(work.seed)}
+    values = {FOLDER: str(folder), SEED: str(work.seed)}
     return Path(work.study_folder, substituted(text, values.__getitem__))
 
 

@@ -1,4 +1,4 @@
-"""How much chaos: a share in `make test`, the whole with ``ABLATE_TEST_SOAK=1``, as `make chaos` asks for it."""
+"""How much chaos: a share in `make slow`, the whole with ``ABLATE_TEST_SOAK=1``, as `make chaos` asks for it."""
 
 from __future__ import annotations
 
