@@ -66,11 +66,13 @@ def declare(*, folder: str | Path | None = None, profile: str | None = None, **k
 
 def read_study(path: str | Path, *, profile: str | None = None, overrides: Sequence[str] = ()) -> Study:
     """Return the study of a file. ``overrides`` are those of ``--set``. Raises StudyError with all its faults."""
+    _refuse_text(overrides, "overrides", where="read_study")
     return open_plan(path, profile=profile, overrides=overrides).study
 
 
 def plan_study(study: Study) -> Plan:
     """Return the arms, comparisons and trials of a study, as far as they are known before anything has run."""
+    _refuse_no_study(study, where="plan_study")
     return make_plan(study)
 
 
@@ -96,6 +98,10 @@ def run_study(
     from ablate.run.stopping import handlers_kept
 
     _refuse_in_a_worker()
+    _refuse_no_study(study, where="run_study")
+    _refuse_text(only, "only", where="run_study")
+    if old_code not in ("ask", "keep", "fresh"):
+        raise AblateError(f"old_code is ask, keep or fresh, not {old_code!r:.40}", where="run_study")
     made = only_arms(make_plan(study), only) if only else make_plan(study)
     console = make_console(stderr=True)
     console.quiet = quiet
@@ -213,6 +219,19 @@ def edit_lines(store: Store, made: Plan) -> Iterator[str]:
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _refuse_no_study(study: object, *, where: str) -> None:
+    if not isinstance(study, Study):
+        hint = "`declare` and `read_study` return one"
+        raise AblateError(f"{study!r:.40} is no study", where=where, hint=hint)
+
+
+def _refuse_text(words: Sequence[str], keyword: str, *, where: str) -> None:
+    """A text is a sequence of its letters, which nobody means."""
+    if isinstance(words, str):
+        message = f"`{keyword}` takes a list; {words!r:.40} is text"
+        raise AblateError(message, where=where, hint=f"{keyword}=[{words!r:.40}]")
 
 
 def _refuse_in_a_worker() -> None:

@@ -467,6 +467,29 @@ def test_failed_trials_of_a_declared_study(project: Path) -> None:
     assert "run them with: the program that declares it" in said
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda study: ablate.run_study(study, only="two"),
+         "error: run_study: `only` takes a list; 'two' is text\nhint: only=['two']"),
+        (lambda _: ablate.read_study("toy.yaml", overrides="level=2"),
+         "error: read_study: `overrides` takes a list; 'level=2' is text\nhint: overrides=['level=2']"),
+        (lambda _: ablate.run_study("toy.yaml"),
+         "error: run_study: 'toy.yaml' is no study\nhint: `declare` and `read_study` return one"),
+        (lambda _: ablate.plan_study({"name": "toy"}),
+         "error: plan_study: {'name': 'toy'} is no study\nhint: `declare` and `read_study` return one"),
+        (lambda study: ablate.run_study(study, old_code="maybe"),
+         "error: run_study: old_code is ask, keep or fresh, not 'maybe'"),
+    ],
+)  # fmt: skip
+def test_what_a_call_can_not_take_is_said(project: Path, call: Any, message: str) -> None:
+    write_study(project, TOY_STUDY)
+    with pytest.raises(AblateError) as raised:
+        call(ablate.declare(**TOY_KEYWORDS))
+    assert str(raised.value) == message
+    assert not (project / "runs" / "ablate.db").exists()
+
+
 def test_the_yaml_of_the_toy_is_the_toy_of_the_keywords(project: Path) -> None:
     path = write_study(project, TOY_STUDY)
     assert ablate.read_study(path).spec() == ablate.declare(**TOY_KEYWORDS).spec()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -166,8 +166,11 @@ def _hydra(value: Any) -> str:
 # --- faults --------------------------------------------------------------------------------------------------------
 
 
-def command_flaws(study: Study) -> Iterator[Flaw]:
-    """Yield the flaws of a study whose task is a command: what it does not mention, and what can't be written."""
+def command_flaws(study: Study, metrics: Sequence[str] | None) -> Iterator[Flaw]:
+    """Yield the flaws of a study whose task is a command: what it does not mention, and what can't be written.
+
+    ``metrics`` are those that are declared, broken ones included; None where that can't be told.
+    """
     task, place = study.task, ("task", "command")
     try:
         words = words_of(task.command or "")
@@ -192,7 +195,7 @@ def command_flaws(study: Study) -> Iterator[Flaw]:
         yield from _unmentioned(study, mentioned)
     if not unknown:
         yield from _value_flaws(study, place)
-    yield from _source_flaws(study)
+    yield from _source_flaws(study, metrics)
 
 
 def _unknown(name: str, place: Place, study: Study, known: Iterable[str]) -> Flaw | None:
@@ -258,27 +261,29 @@ def finder(settings: Mapping[str, Any], *, seed: int, folder: str, resume: str |
     return lambda name: own[name] if name in own else get(settings, name)
 
 
-def _source_flaws(study: Study) -> Iterator[Flaw]:
+def _source_flaws(study: Study, metrics: Sequence[str] | None) -> Iterator[Flaw]:
     source, place = study.task.metrics_from, ("task", "metrics_from")
     for name in source.names:
-        if name not in study.metrics:
-            yield Flaw(
-                (*place, "names", name), f"`{name}` is no metric of the study", did_you_mean(name, study.metrics)
-            )
+        if metrics is not None and name not in metrics:
+            yield Flaw((*place, "names", name), f"`{name}` is no metric of the study", did_you_mean(name, metrics))
     paths = {"json": source.json_, "csv": source.csv, "tensorboard": source.tensorboard}
     for kind, path in paths.items():
         try:
-            wrong = [name for name in placeholders(path or "") if name not in (FOLDER, SEED)]
+            named = placeholders(path or "")
         except Unfillable as error:
             yield Flaw((*place, kind), str(error), error.hint)
             continue
+        wrong = [name for name in named if name not in (FOLDER, SEED)]
         if wrong:
             yield Flaw((*place, kind), f"there is no `{wrong[0]}` to fill in here", "{folder} and {seed} may be named")
+        elif path and FOLDER not in named:
+            hint = f"hand {{folder}} to the command, and read `{{folder}}/{PurePath(path).name}`"
+            yield Flaw((*place, kind), f"each trial would read {brief(path)}, whichever trial wrote it", hint)
     if source.pattern:
-        yield from _pattern_flaws(study, (*place, "pattern"))
+        yield from _pattern_flaws(study, (*place, "pattern"), metrics or ())
 
 
-def _pattern_flaws(study: Study, place: Place) -> Iterator[Flaw]:
+def _pattern_flaws(study: Study, place: Place, metrics: Sequence[str]) -> Iterator[Flaw]:
     groups: set[str] = set()
     for pattern in study.task.metrics_from.pattern:
         try:
@@ -286,6 +291,7 @@ def _pattern_flaws(study: Study, place: Place) -> Iterator[Flaw]:
         except re.error as error:
             yield Flaw(place, f"{brief(pattern)} is no regular expression: {error}", "Python's `re` reads it")
             return
-    for name in study.metrics:
-        if study.task.metrics_from.names.get(name, name) not in groups:
+    for metric in metrics:
+        name = study.task.metrics_from.names.get(metric, metric)
+        if name not in groups:
             yield Flaw(place, f"no pattern has a group for `{name}`", f"for example (?P<{name}>[-+.0-9e]+)")

@@ -64,9 +64,19 @@ def program_faults(command: str, folder: Path, *, where: str) -> Iterator[Fault]
             yield Fault(f"the command's script is missing: {folder / script}", where, hint)
         return
     if "{" not in program and program_file(program, folder) is None:
-        yield Fault(
-            f"the program `{program}` is not found", where, "install it, or write its path from the study's folder"
-        )
+        message, hint = no_program(program, folder)
+        yield Fault(message, where, hint)
+
+
+def no_program(program: str, folder: Path) -> tuple[str, str]:
+    """Return what to say of a program that can't be started, and what can be done."""
+    if "/" in program and (folder / program).is_file():
+        return f"the program `{program}` is not executable", f"`chmod +x {program}`, or write what runs it before it"
+    hint = "install it, or write its path from the study's folder"
+    name, equals, _ = program.partition("=")
+    if equals and name.isidentifier():
+        hint = f"variables stand in `environment`, beside the command: {{{name}: …}}"
+    return f"the program `{program}` is not found", hint
 
 
 def program_file(program: str, folder: Path) -> Path | None:

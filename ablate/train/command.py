@@ -25,6 +25,7 @@ from ablate.study.command import (
     FOLDER,
     RESUME,
     SEED,
+    Find,
     filled_environment,
     filled_words,
     finder,
@@ -33,10 +34,10 @@ from ablate.study.command import (
     words_of,
 )
 from ablate.study.schema import Task
-from ablate.study.task import PYTHON, program_file
+from ablate.study.task import PYTHON, no_program, program_file
 from ablate.study.words import listed, nearest
 from ablate.train.context import Context, Interrupted
-from ablate.train.folder import AttemptFolder, Work, make_folder, write_json, write_whole
+from ablate.train.folder import AttemptFolder, Work, make_folder, newest, write_json, write_whole
 from ablate.train.sources import LARGEST_LINE, Reading, Source, source_of
 
 POLL_S = 0.5
@@ -54,7 +55,8 @@ def command_task(
     task = Task.model_validate_json(work.task)
     program = words_of(task.command or "")[0]
     if program not in PYTHON and program_file(program, Path(work.study_folder)) is None:
-        raise AblateError(f"the program `{program}` is not found", hint="install it, or write its path")
+        message, hint = no_program(program, Path(work.study_folder))
+        raise AblateError(message, hint=hint)
     return partial(_run, task, work, die_with)
 
 
@@ -63,12 +65,16 @@ def _run(
 ) -> dict[str, float]:
     folder = AttemptFolder(context.folder).artifacts
     make_folder(folder)
-    resume = _resumable(task, work)
+    find = partial(finder, settings, seed=work.seed, folder=str(folder))
+    resume, found = _resumable(task, work, find)
     if resume is not None:
-        context.resumed_from = resume.parent.name
-    find = finder(settings, seed=work.seed, folder=str(folder), resume=None if resume is None else str(resume))
+        context.go_on_from(resume.parent)
+        # what it wrote in its last moments, when its worker was dead
+        before = source_of(task.metrics_from, work.metrics, partial(_path, work, resume))
+        _record(context, {}, before.polled(ended=False))
     _write_settings(folder, settings, work.seed)
-    argv = filled_words(task, find)
+    filled = find(resume=None if resume is None else str(resume))
+    argv = [found.get(word, word) for word in filled_words(task, filled)]
     if argv[0] in PYTHON:
         argv[0] = sys.executable
     elif "/" in argv[0]:
@@ -78,9 +84,10 @@ def _run(
     process = subprocess.Popen(
         argv,
         cwd=work.study_folder,
-        env={**os.environ, **_told(work, folder, resume), **filled_environment(task, find)},
+        env={**os.environ, **_told(work, folder, resume), **filled_environment(task, filled)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         preexec_fn=partial(_before_command, die_with, os.getpid()),  # sound: this process has one thread
     )
     last = _followed(process, source, context)
@@ -89,36 +96,54 @@ def _run(
     _check(process.returncode)
     missing = [metric for metric in work.metrics if metric not in last]
     if missing:
-        hint = _hint(missing[0], list(source.seen))
-        raise AblateError(f"the command left no `{missing[0]}`, which the study declares", hint=hint)
+        raise _missing(missing[0], source, _absent(task, work, folder))
     return last
 
 
-def _hint(missing: str, seen: list[str]) -> str:
+def _missing(metric: str, source: Source, absent: str) -> AblateError:
+    name, seen = source.names[metric], list(source.seen)
+    what = f"the command left no `{name}`, " + ("which the study declares" if name == metric else f"read as `{metric}`")
     if not seen:
-        return "it left no metrics at all; `ablate logs` shows what it printed, the guide where metrics may stand"
+        where = absent or "it left no metrics at all"
+        return AblateError(what, hint=f"{where}; `ablate logs` shows what it printed, docs/commands.md what is read")
     more = f" and {len(seen) - LISTED} more" if len(seen) > LISTED else ""
-    names = f"{{names: {{{missing}: {nearest(missing, seen) or seen[0]}}}}}"
-    return f"it left {listed(seen[:LISTED])}{more}; where that is meant, say `metrics_from: {names}`"
+    names = f"{{names: {{{metric}: {nearest(name, seen) or seen[0]}}}}}"
+    hint = f"it left {listed(seen[:LISTED])}{more}; where that is meant, say `metrics_from: {names}`"
+    return AblateError(what, hint=hint)
+
+
+def _absent(task: Task, work: Work, folder: Path) -> str:
+    """Return what to say where the file or folder that the metrics are read from is not there; else nothing."""
+    found = task.metrics_from
+    text = found.json_ or found.csv or found.tensorboard
+    path = _path(work, folder, text) if text else None
+    return f"there is no {path}" if path and not path.exists() else ""
 
 
 def _followed(process: subprocess.Popen[bytes], source: Source, context: Context) -> dict[str, float]:
     """Pass on what the command prints and record its metrics until it ends; return the last value of each."""
     last: dict[str, float] = {}
     assert process.stdout is not None
-    output, buffer, polled, asked = process.stdout.fileno(), b"", time.monotonic(), False
-    os.set_blocking(output, False)
+    assert process.stderr is not None
+    # a stream each, or a progress bar on stderr would stand in the midst of a line of metrics
+    buffers = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
+    open_, polled, asked = list(buffers), time.monotonic(), False
+    for output in buffers:
+        os.set_blocking(output, False)
     while True:
         ended = process.poll() is not None  # before the read: what it printed is then all there
         if not ended:
-            select.select([output], [], [], 0.05)
-        while data := _read(output):
-            _log(data)
-            *lines, buffer = (buffer + data).replace(b"\r", b"\n").split(b"\n")
-            _record(context, last, _readings(source, lines))
-            buffer = buffer[-LARGEST_LINE:]
+            select.select(open_, [], [], 0.05)
+        for output in list(open_):
+            while data := _read(output):
+                _log(data)
+                *lines, rest = (buffers[output] + data).replace(b"\r", b"\n").split(b"\n")
+                _record(context, last, _readings(source, lines))
+                buffers[output] = rest[-LARGEST_LINE:]
+            if data is not None:
+                open_.remove(output)  # closed by the command, which may go on
         if ended:
-            _record(context, last, _readings(source, [buffer]))
+            _record(context, last, _readings(source, buffers.values()))
             _record(context, last, source.polled(ended=True))
             return last
         if time.monotonic() - polled > POLL_S:
@@ -137,11 +162,12 @@ def _log(data: bytes) -> None:
             data = data[os.write(sys.stdout.fileno(), data) :]
 
 
-def _read(descriptor: int) -> bytes:
+def _read(descriptor: int) -> bytes | None:
+    """Return what there is to read; nothing at the end of a stream, None where there is nothing yet."""
     try:
         return os.read(descriptor, CHUNK)
     except BlockingIOError:
-        return b""
+        return None
 
 
 def _readings(source: Source, lines: Iterable[bytes]) -> Iterable[Reading]:
@@ -158,27 +184,31 @@ def _record(context: Context, last: dict[str, float], readings: Iterable[Reading
 def _check(status: int) -> None:
     """End as the command did: by the same signal, so that its death is judged as that of any other worker."""
     if status < 0:
+        print(f"ablate: the command was ended by {signal.Signals(-status).name}", flush=True)
         signal.signal(-status, signal.SIG_DFL) if -status not in (signal.SIGKILL, signal.SIGSTOP) else None
         os.kill(os.getpid(), -status)
     if status:
         raise AblateError(f"the command exited with code {status}", hint="`ablate logs` shows what it printed")
 
 
-def _resumable(task: Task, work: Work) -> Path | None:
-    """Return the newest folder of an earlier attempt that holds what the words with ``{resume}`` name."""
+def _resumable(task: Task, work: Work, find: Callable[..., Find]) -> tuple[Path | None, dict[str, str]]:
+    """Return the newest folder of an earlier attempt that holds what the words with ``{resume}`` name, and these words
+    with the newest file that a ``*`` in them stands for."""
     words = [word for word in words_of(task.command or "") if RESUME in placeholders(word)]
+    resuming = task.model_copy(update={"command": shlex.join(words)})
     for earlier in work.earlier if words else ():
         folder = AttemptFolder(earlier).artifacts
-        paths = [_resume_path(word, folder) for word in words]
-        if all(path.is_file() or (path.is_dir() and any(path.iterdir())) for path in paths):
-            return folder
-    return None
+        found = {word: _found(word, folder) for word in filled_words(resuming, find(resume=str(folder)))}
+        if all(found.values()):
+            return folder, {word: meant for word, meant in found.items() if meant}
+    return None, {}
 
 
-def _resume_path(word: str, folder: Path) -> Path:
-    filled = substituted(word, lambda name: str(folder) if name == RESUME else "")
-    option, equals, value = filled.partition("=")
-    return Path(value if equals and option.startswith("-") else filled)
+def _found(word: str, folder: Path) -> str | None:
+    """Return a filled word with the file that it names below ``folder``, or None where there is none."""
+    before, _, name = word.partition(str(folder))
+    path = newest(folder, name.lstrip("/"))
+    return f"{before}{path}" if path else None
 
 
 def _path(work: Work, folder: Path, text: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ablate.train import checkpoint, scores
-from ablate.train.folder import EPOCHS, AttemptFolder, encode_number, make_folder, write_whole
+from ablate.train.folder import EPOCHS, AttemptFolder, encode_number, make_folder, newest, write_whole
 from ablate.train.seeding import stream_seed
 
 
@@ -32,7 +32,8 @@ class Context:
     seed      the replicate's seed; prefer ``generator`` to using it directly
     device    the device to train on
     dtype     the arithmetic of the forward pass, from the study's ``execution``
-    folder    the attempt's folder; see ``artifact``
+    memory_format  how images and convolutions lie in memory, from there as well
+    folder    the attempt's folder; see ``artifact`` and ``earlier``
     metrics   the metrics that the study declares, the primary one first; none in a notebook
     """
 
@@ -43,6 +44,7 @@ class Context:
         folder: str | Path | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.contiguous_format,
         earlier: Sequence[str] = (),
         fingerprint: str = "",
         metrics: Sequence[str] = (),
@@ -51,6 +53,7 @@ class Context:
         self.seed = seed
         self.device = torch.device(device)
         self.dtype = dtype
+        self.memory_format = memory_format
         self.folder = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="ablate-"))
         make_folder(self.folder)
         self.metrics = tuple(metrics)
@@ -79,6 +82,11 @@ class Context:
         self._records.append(line)
         self._files.append_record(line)
 
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """What was recorded so far, with that of earlier attempts that this one went on from: a dict for each call."""
+        return [{"epoch": line["epoch"], **line["values"]} for line in self._records]
+
     def generator(self, role: str, epoch: int = 0) -> torch.Generator:
         """Return a fresh CPU generator for one role (``init``, ``order``, ``augment``, ``noise``, or your own word)."""
         return torch.Generator().manual_seed(stream_seed(self.seed, role, epoch))
@@ -97,12 +105,35 @@ class Context:
             if saved is None:
                 continue
             self.resumed_from = Path(folder).name
-            self._records = list(saved["records"])
-            for line in self._records:
-                self._files.append_record(line)
+            self._record_again(saved["records"])
             state: dict[str, Any] = saved["state"]
             return state
         return None
+
+    def earlier(self, name: str) -> Path | None:
+        """Return the newest file called ``name`` in the last earlier attempt's folder that has one, or None.
+
+        For libraries that write checkpoints of their own below ``folder``. ``*`` in the name stands for any characters.
+        What that attempt recorded is recorded again here; epochs that are trained again overwrite it.
+        """
+        for folder in map(Path, self._earlier):
+            if found := newest(folder, name):
+                self.go_on_from(folder)
+                return found
+        return None
+
+    def go_on_from(self, folder: Path) -> None:
+        """Note from which attempt's folder this one goes on, and record again what was recorded there."""
+        records, offset = AttemptFolder(folder).records()
+        while records:
+            self._record_again(records)
+            records, offset = AttemptFolder(folder).records(offset)
+        self.resumed_from = folder.name
+
+    def _record_again(self, records: Sequence[dict[str, Any]]) -> None:
+        for line in records:
+            self._records.append(line)
+            self._files.append_record(line)
 
     def scores(self, ids: Sequence[int], values: Sequence[float]) -> None:
         """Keep one score per example, for analysis example by example: what each adds to the study's primary metric.

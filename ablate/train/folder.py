@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import math
 import os
@@ -66,6 +67,7 @@ class Work:
     fingerprint: str
     device: str = "cpu"
     dtype: str = "float32"
+    memory_format: str = "contiguous_format"
     threads: int = 1
     metrics: tuple[str, ...] = ()
     earlier: tuple[str, ...] = ()
@@ -231,6 +233,14 @@ class AttemptFolder:
             return []
         shown = [as_shown(line) for line in text.split("\n")]
         return [line for line in shown if line.strip()][-lines:]
+
+
+def newest(folder: Path, name: str) -> Path | None:
+    """Return the newest file or folder with something in it of this name below ``folder``; ``*`` is any characters."""
+    pattern = "*".join(glob.escape(part) for part in name.split("*"))
+    paths = [Path(path) for path in glob.glob(os.path.join(glob.escape(str(folder)), pattern))]
+    there = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+    return max(there, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
 
 
 def open_plain(path: Path, mode: str = "rb") -> IO[bytes]:

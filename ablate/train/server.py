@@ -136,11 +136,15 @@ def _redirect(folder: AttemptFolder) -> None:
 def _reap(replies: int) -> None:
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if pid == 0:
+        if ended is None:
             return
+        # what a task or a command has left behind holds memory, and the device that the next trial is to have
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(ended.si_pid, signal.SIGKILL)
+        pid, status = os.waitpid(ended.si_pid, 0)
         _reply(replies, {"exited": pid, "status": status})
 
 

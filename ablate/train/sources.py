@@ -28,11 +28,11 @@ class Reading:
 
 
 class Source:
-    """Finds the values of declared metrics. ``seen`` collects what the source has, by its own names."""
+    """Finds the values of declared metrics. ``seen`` collects the numbers that the source has, by its own ``names``."""
 
     def __init__(self, metrics: Sequence[str], names: Mapping[str, str]) -> None:
         self.seen: dict[str, None] = {}
-        self._names = {metric: names.get(metric, metric) for metric in metrics}
+        self.names = {metric: names.get(metric, metric) for metric in metrics}
 
     def printed(self, line: str) -> Iterator[Reading]:  # noqa: ARG002
         """Yield what a printed line tells."""
@@ -43,8 +43,8 @@ class Source:
         return iter(())
 
     def _reading(self, values: Mapping[str, Any], find: Callable[[str], Any], epoch: Any) -> Iterator[Reading]:
-        self.seen.update(dict.fromkeys(values))
-        found = {metric: find(name) for metric, name in self._names.items()}
+        self.seen.update(dict.fromkeys(_paths(values)))
+        found = {metric: find(name) for metric, name in self.names.items()}
         numbers = {metric: _number(metric, value) for metric, value in found.items() if value is not None}
         if numbers:
             yield Reading(_whole(epoch), numbers)
@@ -184,6 +184,17 @@ def source_of(found: MetricsFrom, metrics: Sequence[str], path: Callable[[str], 
         file = path(found.json_)
         return (JsonLines if file.suffix == ".jsonl" else JsonFile)(metrics, found.names, file)
     return PrintedJson(metrics, found.names)
+
+
+def _paths(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys of what is found; of a mapping below, the dotted paths that lead into it."""
+    groups = [("", found)]
+    for above, group in groups:
+        for name, value in group.items():
+            if isinstance(value, dict) and value:
+                groups.append((f"{above}{name}.", value))
+            else:
+                yield f"{above}{name}"
 
 
 def _at(found: Mapping[str, Any], name: str) -> Any:

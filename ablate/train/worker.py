@@ -7,6 +7,7 @@ import ctypes
 import faulthandler
 import fcntl
 import importlib
+import inspect
 import math
 import os
 import random
@@ -58,7 +59,9 @@ def run_attempt(path: str | Path) -> None:
                 _prepare_process(work)
                 result = Result("ok", metrics=_plain(task(work.settings, context), work.metrics))
     except BaseException as error:
-        result = _result_of(error, work.settings)
+        # asked to stop, libraries with a handler of their own for SIGTERM, such as Lightning, end the process
+        asked = context is not None and context.stop_requested and isinstance(error, (SystemExit, KeyboardInterrupt))
+        result = Result("interrupted") if asked else _result_of(error, work.settings)
         if result.outcome not in ("interrupted", "diverged"):
             with contextlib.suppress(OSError):  # a full disk takes no log either, and the result says the most of it
                 _explain(error)
@@ -123,6 +126,13 @@ def _find_task(work: Work) -> Task:
         raise AblateError(f"{module_name} has no function `{function_name}`", where=str(module.__file__)) from None
     if not callable(task):
         raise AblateError(f"{work.task} is no function", where=str(module.__file__))
+    with contextlib.suppress(ValueError):  # of what is built in, no arguments are known
+        try:
+            inspect.signature(task).bind({}, None)
+        except TypeError as error:
+            message = f"{work.task} can't be called with settings and context: {error}"
+            hint = f"write it as `def {function_name}(settings, context):`"
+            raise AblateError(message, where=str(module.__file__), hint=hint) from None
     found: Task = task
     return found
 
@@ -135,6 +145,7 @@ def _context(folder: AttemptFolder, work: Work) -> Context:
         folder=folder.path,
         device=work.device,
         dtype=getattr(torch, work.dtype),
+        memory_format=getattr(torch, work.memory_format),
         earlier=work.earlier,
         fingerprint=work.fingerprint,
         metrics=work.metrics,

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from ablate.train.command import _write_settings
+from ablate.study.command import finder
+from ablate.study.schema import Task
+from ablate.train.command import _missing, _resumable, _write_settings
+from ablate.train.folder import AttemptFolder, Work
+from ablate.train.sources import PrintedJson
 from tests.command import ablate, finish, query, start
 from tests.run.test_stops import running, wait_until
 
@@ -197,9 +203,62 @@ def test_how_a_command_ends_is_how_its_attempt_ends(project: Path, script: str, 
     assert done.returncode == (0 if outcome == "diverged" else 1), done.stderr
     outcomes = query(project, "SELECT DISTINCT outcome, error FROM attempt")
     assert outcomes == [(outcome, said)]
-    if "accuracy" in script:
+    if outcome in LOGGED:
         logged = ablate("logs", cwd=project).stdout
-        assert "hint: it left `accuracy`; where that is meant, say `metrics_from: {names: {acc: accuracy}}`" in logged
+        assert LOGGED[outcome] in logged
+        assert "Current thread" not in logged  # of the worker, which only waits
+
+
+LOGGED = {"killed": "ablate: the command was ended by SIG", "timeout": "ablate: the attempt ran into its timeout\n"}
+
+
+@pytest.mark.parametrize(
+    ("names", "printed", "message"),
+    [
+        ({}, '{"accuracy": 3}', "the command left no `acc`, which the study declares\n"
+         "hint: it left `accuracy`; where that is meant, say `metrics_from: {names: {acc: accuracy}}`"),
+        ({}, '{"val": {"acc": 3, "loss": 1}}', "the command left no `acc`, which the study declares\n"
+         "hint: it left `val.acc` and `val.loss`; where that is meant, say `metrics_from: {names: {acc: val.acc}}`"),
+        ({"acc": "top5"}, '{"acc": 1, "top1": 3}', "the command left no `top5`, read as `acc`\n"
+         "hint: it left `acc` and `top1`; where that is meant, say `metrics_from: {names: {acc: top1}}`"),
+        ({}, "done", "the command left no `acc`, which the study declares\n"
+         "hint: there is no a.csv; `ablate logs` shows what it printed, docs/commands.md what is read"),
+    ],
+)  # fmt: skip
+def test_a_metric_that_did_not_arrive(names: dict[str, str], printed: str, message: str) -> None:
+    source = PrintedJson(["acc"], names)
+    assert list(source.printed(printed)) == []
+    assert str(_missing("acc", source, "there is no a.csv")) == f"error: {message}"
+
+
+BESIDE = """
+import json, subprocess, sys
+sys.stderr.write("\\r 10 % of the first epoch")
+sys.stderr.flush()
+print(json.dumps({"epoch": 1, "acc": 1.5}), flush=True)
+left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("left", left.pid, flush=True)
+sys.stdout.close()
+sys.stderr.write("\\r" + json.dumps({"epoch": 2, "acc": 2.5}) + "\\n")
+"""
+
+
+def test_both_streams_are_read_and_nothing_is_left_running(project: Path) -> None:
+    task = {"command": "python train.py {settings.json} --seed {seed}"}
+    done = ablate("run", str(write(project, task, script=BESIDE, steps=[], seeds=[1])), cwd=project)
+    assert done.returncode == 0, done.stderr
+    values = query(project, "SELECT epoch, value FROM measurement WHERE epoch IS NOT NULL ORDER BY epoch")
+    assert values == [(1, 1.5), (2, 2.5)]
+    left = re.search(r"left (\d+)", ablate("logs", cwd=project).stdout)
+    assert left is not None
+    wait_until(lambda: not alive(int(left[1])))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 RESUMED = {
@@ -238,6 +297,35 @@ def test_a_command_goes_on_from_its_own_checkpoint(project: Path, how: str) -> N
     assert query(project, "SELECT count(*) FROM trial WHERE state = 'done'") == [(1,)]
 
 
+@pytest.mark.parametrize(
+    ("word", "file", "meant"),
+    [
+        ("{resume}/last.pt", "last.pt", "{resume}/last.pt"),
+        ("--ckpt={resume}/last.pt", "last.pt", "--ckpt={resume}/last.pt"),
+        ("+trainer.ckpt_path={resume}/last.pt", "last.pt", "+trainer.ckpt_path={resume}/last.pt"),  # as Hydra has it
+        ("{resume}/{model.name}_{seed}.pt", "net_7.pt", "{resume}/net_7.pt"),
+        ("--from={resume}/epoch_*.pt", "epoch_10.pt", "--from={resume}/epoch_10.pt"),
+        ("{resume}/*/log*", "run 1/log[0]", "{resume}/run 1/log[0]"),
+        ("{resume}", "anything", "{resume}"),
+    ],
+)
+def test_a_checkpoint_is_found_by_what_the_word_says(tmp_path: Path, word: str, file: str, meant: str) -> None:
+    old, new = (AttemptFolder(tmp_path / name).artifacts for name in "12")
+    task = Task(command=f"python train.py --seed {{seed}} '{word}'")
+    work = Work("", str(tmp_path), {}, 7, "", earlier=(str(new.parent), str(old.parent)))
+    find = partial(finder, {"model": {"name": "net"}}, seed=7, folder=str(tmp_path))
+    assert _resumable(task, work, find) == (None, {})
+    (old / file).parent.mkdir(parents=True)
+    new.mkdir(parents=True)
+    for name in ("epoch_9.pt", "epoch_11.txt", file):
+        (old / name).touch()
+        os.utime(old / name, ns=(len(list(old.rglob("*"))),) * 2)
+    folder, found = _resumable(task, work, find)
+    assert folder == old
+    filled = word.replace("{resume}", str(old)).replace("{model.name}", "net").replace("{seed}", "7")
+    assert found == {filled: meant.replace("{resume}", str(old))}
+
+
 def children(folder: Path) -> list[int]:
     """Return the processes that were started with a folder in their arguments."""
     found = []
@@ -274,7 +362,7 @@ def test_a_program_beside_the_study(project: Path) -> None:
     path = write(project, {"command": "bin/train {settings.json} 7 {seed}"}, **study)
     refused = ablate("run", str(path), cwd=project)
     assert refused.returncode == 2
-    assert "the program `bin/train` is not found" in refused.stderr
+    assert "the program `bin/train` is not executable\nhint: `chmod +x bin/train`" in refused.stderr
     script.chmod(0o755)
     (project / "elsewhere").mkdir()
     done = ablate("run", str(path), cwd=project / "elsewhere")

@@ -11,16 +11,40 @@ from pathlib import Path
 import pytest
 
 from ablate.train import worker
-from ablate.train.folder import AttemptFolder, Work
+from ablate.train.folder import AttemptFolder, Result, Work
 
 TASK = "def train(settings, context):\n    return {'acc': 1.0}\n"
 
 
-def attempt(folder: Path, number: int, **values: object) -> AttemptFolder:
-    (folder / "quick.py").write_text(TASK)
+LEAVES = """
+import os, signal, sys
+
+def train(settings, context):
+    if settings["stop"]:
+        os.kill(os.getpid(), signal.SIGTERM)
+    sys.exit(0)  # as Lightning does at a SIGTERM
+"""
+
+
+def attempt(folder: Path, number: int, *, task: str = TASK, **values: object) -> AttemptFolder:
+    (folder / "quick.py").write_text(task)
     made = AttemptFolder(folder / "trials" / "abc" / str(number))
-    made.create(Work("quick:train", str(folder), {}, seed=1, fingerprint="abc", metrics=("acc",), **values))  # type: ignore[arg-type]
+    told = {"settings": {}, "metrics": ("acc",), **values}
+    made.create(Work("quick:train", str(folder), seed=1, fingerprint="abc", **told))  # type: ignore[arg-type]
     return made
+
+
+def live(made: AttemptFolder) -> Result:
+    environment = {**os.environ, "ABLATE_PARENT": str(os.getpid())}
+    subprocess.run([sys.executable, "-m", "ablate.train.worker", made.path], env=environment, timeout=60, check=True)
+    result = made.result()
+    assert result is not None
+    return result
+
+
+@pytest.mark.parametrize(("stop", "outcome"), [(True, "interrupted"), (False, "error")])
+def test_a_task_that_leaves_because_it_was_asked_to_was_interrupted(tmp_path: Path, stop: bool, outcome: str) -> None:
+    assert live(attempt(tmp_path, 1, task=LEAVES, settings={"stop": stop})).outcome == outcome
 
 
 def test_a_trial_that_an_earlier_worker_still_holds_waits_for_its_turn(
@@ -39,6 +63,21 @@ def test_a_trial_that_an_earlier_worker_still_holds_waits_for_its_turn(
     assert "an earlier worker still holds the trial or its device" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "task", ["def train(settings): return {}", "class train: pass", "def train(a, b, c): return {}"]
+)
+def test_a_task_of_other_arguments_is_said_before_it_is_run(tmp_path: Path, task: str) -> None:
+    made = attempt(tmp_path, 1, check_only=True)
+    (tmp_path / "quick.py").write_text(task)
+    environment = {**os.environ, "ABLATE_PARENT": str(os.getpid())}
+    subprocess.run([sys.executable, "-m", "ablate.train.worker", made.path], env=environment, timeout=60, check=True)
+    result = made.result()
+    assert result is not None
+    assert result.outcome == "error"
+    assert "quick:train can't be called with settings and context: " in result.error
+    assert result.hint == "write it as `def train(settings, context):`"
+
+
 def test_what_a_killed_worker_left_half_written_is_removed(tmp_path: Path) -> None:
     earlier = attempt(tmp_path, 1)
     kept = [earlier.checkpoints / "1.pt", earlier.checkpoints / "manifest.json", earlier.artifacts / "plot.png"]
@@ -48,10 +87,6 @@ def test_what_a_killed_worker_left_half_written_is_removed(tmp_path: Path) -> No
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"some bytes")
     made = attempt(tmp_path, 2, earlier=(str(earlier.path),))
-    environment = {**os.environ, "ABLATE_PARENT": str(os.getpid())}
-    subprocess.run([sys.executable, "-m", "ablate.train.worker", made.path], env=environment, timeout=60, check=True)
-    result = made.result()
-    assert result is not None
-    assert result.outcome == "ok"
+    assert live(made).outcome == "ok"
     assert [path for path in torn if path.exists()] == []
     assert all(path.exists() for path in kept)
