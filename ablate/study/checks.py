@@ -10,6 +10,7 @@ from ablate.study.command import command_flaws
 from ablate.study.document import Flaw, Place
 from ablate.study.schema import BASELINE, FULL, MAX_STEPS, Design, Step, Study, step_of
 from ablate.study.settings import as_found, brief, fits, get, kind, leaves
+from ablate.study.tuning import tuning_flaws
 from ablate.study.words import did_you_mean, listed, with_article
 
 
@@ -34,9 +35,10 @@ def flaws_in(study: Study, declared: Declared) -> Iterator[Flaw]:
     yield from _group_flaws(study)
     yield from _design_flaws(study, declared)
     yield from _seed_flaws(study)
+    yield from tuning_flaws(study, declared.settings)
     yield from _analysis_flaws(study)
     if study.task.command is not None and declared.settings is not None:
-        yield from command_flaws(study)
+        yield from command_flaws(study, declared.metrics)
     yield from _reference_flaws(study, declared)
     yield from _assumed_flaws(study, declared)
 
@@ -140,6 +142,8 @@ def _value_flaws(
         meant = did_you_mean(path, types)
         stop = "" if meant.endswith("?") else "."
         hint = f"{meant}{stop} Or declare it in the settings, with null if it has no value yet"
+        if path in types:
+            hint = "there it is one key that holds a dot: nest it"
         yield Flaw(place, f"{name} sets `{path}`, which is not in the settings", hint)
         return
     if isinstance(base, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any, get_args
 
-from ablate.study.schema import MAX_SEEDS, NAME, SMALLEST_TEST, DesignName, Resolution, Study
+from ablate.study.schema import MAX_CANDIDATES, MAX_SEEDS, NAME, SMALLEST_TEST, DesignName, Resolution, Study
 
 
 def json_schema() -> dict[str, Any]:
@@ -26,6 +26,7 @@ def json_schema() -> dict[str, Any]:
     schema["$defs"]["Seeds"] = _seeds_forms()
     schema["$defs"]["Task"] = _task_forms(schema["$defs"]["Task"])
     schema["$defs"]["MetricsFrom"] = _metrics_forms(schema["$defs"]["MetricsFrom"])
+    schema["$defs"]["Budget"] = _budget_forms(schema["$defs"]["Budget"])
     schema["properties"]["confirm_seeds"]["anyOf"] = [*_listed_seeds(), {"type": "null"}]
     return schema
 
@@ -78,6 +79,14 @@ def _seeds_forms() -> dict[str, Any]:
             },
         ]
     }
+
+
+def _budget_forms(budget: dict[str, Any]) -> dict[str, Any]:
+    count = {"type": "integer", "minimum": 2, "maximum": MAX_CANDIDATES}
+    budget["properties"]["candidates"] = count
+    budget["properties"]["seeds"] = {"anyOf": _listed_seeds(), "description": "that judge; a count, or a list"}
+    grid = {"properties": {"sampler": {"const": "grid"}}, "required": ["sampler"]}
+    return {"anyOf": [count, {**budget, "anyOf": [{"required": ["candidates"]}, grid]}]}
 
 
 def _task_forms(command: dict[str, Any]) -> dict[str, Any]:

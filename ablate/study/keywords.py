@@ -29,6 +29,8 @@ class Declaration(TypedDict, total=False):
     steps: Sequence[Mapping[str, Any]]
     designs: Sequence[str | Mapping[str, Any]]
     seeds: int | Sequence[int] | Mapping[str, Any]
+    tune: Mapping[str, Mapping[str, Any]]
+    budget: int | Mapping[str, Any]
     confirm_seeds: int | Sequence[int]
     analysis: Mapping[str, Any]
     execution: Mapping[str, Any]

@@ -17,7 +17,7 @@ from ablate.study.settings import as_found, brief, fits, get, kind, leaves, same
 from ablate.study.words import did_you_mean, with_article
 
 # what `--set` reaches outside the settings
-STUDY_KEYS = ("resources", "execution", "analysis", "seeds", "designs", "metrics")
+STUDY_KEYS = ("resources", "execution", "analysis", "seeds", "designs", "metrics", "budget")
 _PROFILE = "for example `quick: {seeds: 3, settings: {train: {epochs: 2}}}`"
 FIXED_KEYS = ("schema", "name", "profiles")
 

@@ -21,6 +21,8 @@ from ablate.study.task import program_faults, task_faults
 MAX_FAULTS = 50
 
 # what stands in for a part that every study has, where the file's own is missing or broken
+_TUNING: set[Place] = {("tune",), ("budget",)}
+_UNTUNED: set[Place] = {*_TUNING, ("settings",)}
 _STAND_INS: dict[str, Any] = {
     "schema": "ablate/v1",
     "name": "study",
@@ -91,6 +93,8 @@ def _validated(document: Document, profile: str) -> tuple[Study | None, list[Fla
         details = error.errors(include_url=False)
     flaws = list(flaws_of(details[: 2 * MAX_FAULTS], document.value))
     broken = {_part(detail["loc"]) for detail in details}
+    if broken & _TUNING:  # one of the two says nothing without the other
+        broken |= _TUNING
     sound = _without(document, broken)
     try:
         return from_document(sound.value, sound, profile), flaws, broken
@@ -153,4 +157,7 @@ def _expandable(study: Study, broken: set[Place], flawed: Sequence[Place]) -> St
         and set(design.steps) <= {step.name for step in steps}
         and (not lost or design.steps or design.name not in CROSSED)
     )
-    return study.model_copy(update={"steps": steps, "designs": designs})
+    untuned: dict[str, Any] = (
+        {"tune": {}, "budget": None} if {place[:1] for place in (*broken, *flawed)} & _UNTUNED else {}
+    )
+    return study.model_copy(update={"steps": steps, "designs": designs, **untuned})

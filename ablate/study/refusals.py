@@ -16,9 +16,8 @@ from ablate.study.words import did_you_mean, nearest
 
 # words of the format that this version refuses rather than ignores, by section of the file
 NOT_BUILT = {
-    "": {"tune", "budget"},
     "analysis": {"variance", "best", "moderated"},
-    "execution": {"preset", "isolation", "memory_format"},
+    "execution": {"preset", "isolation"},
     "resources": {"memory"},
     "seeds": {"anytime"},
 }
@@ -33,6 +32,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "execution": schema.Execution,
     "resources": schema.Resources,
     "reference": schema.Reference,
+    "budget": schema.Budget,
 }
 
 _TAKES = {
@@ -69,6 +69,8 @@ _EXAMPLES = {
     "on_diverged": "the value of a model that learnt nothing, such as chance: `on_diverged: 1.0`",
     "set": "for example `set: {model.norm: before_relu}`",
     "steps": "write a list: `- name: batchnorm`, and below it `set: {model.norm: before_relu}`",
+    "tune": "for example `tune: {train.lr: {low: 0.001, high: 1, log: true}}`",
+    "budget": "for example `budget: 16`: so many settings are tried for every arm",
     "source": "say where the figures are published",
     "values": "for example `values: {val_acc: {baseline: 23}}`",
 }
@@ -202,6 +204,8 @@ def _fields(place: Place) -> list[str]:
     """Return the keys that may stand beside the last one of a place."""
     if place[0] == "designs":
         return ["except", "resolution"]
+    if place[0] == "tune" and len(place) > 2:
+        return list(schema.Range.model_fields)
     if place[:2] == ("task", "metrics_from"):
         return [field.alias or name for name, field in schema.MetricsFrom.model_fields.items()]
     model = _MODELS.get(str(place[0]) if len(place) > 1 else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from math import fsum, inf, isclose
+from math import fsum, inf, isclose, prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,7 +23,8 @@ from pydantic_core import PydanticCustomError
 
 from ablate.stats.replication import LOOKS, WEIGHTS
 from ablate.study.document import Document
-from ablate.study.settings import Settings, canonical
+from ablate.study.settings import Settings, canonical, get, show
+from ablate.study.words import nearest
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,63}$"
 NAME_RULE = "lower-case letters, digits and `-`, at most 64"
@@ -33,6 +34,8 @@ BASELINE = "baseline"
 FULL = "full"
 MAX_SEEDS = 10_000
 MAX_STEPS = 1_000
+FIRST_TUNING_SEED = 1_000_001  # beyond all that a count of `seeds` may ever reach: more seeds never tune anew
+MAX_CANDIDATES = 1_000
 SMALLEST_TEST = 3  # seeds: with two, one degree of freedom is left, and an interval 12.7 standard errors wide
 
 Role = Literal["main", "confirm", "tune"]
@@ -98,9 +101,9 @@ class Task(_Model):
     def _from_yaml(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"function": value}
-        if not isinstance(value, dict) or "command" not in value or "function" in value:
+        if not isinstance(value, dict) or "function" in value or nearest("command", value) is None:
             raise PydanticCustomError("form", _TASK_FORM)
-        return value
+        return value  # one misspelt is an unknown key
 
     @model_serializer(mode="wrap")
     def _to_yaml(self, handler: SerializerFunctionWrapHandler) -> Any:
@@ -217,6 +220,7 @@ class Execution(_Model):
     """How a trial computes, not what: the same for every arm, and part of a trial's identity."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
+    memory_format: Literal["contiguous_format", "channels_last"] = "contiguous_format"
     threads: int = Field(1, ge=1, le=1024)
 
 
@@ -345,6 +349,102 @@ def _precision(value: dict[str, Any]) -> dict[str, Any]:
     return {"numbers": tuple(range(1, most + 1)), "half_width": float(half_width), "pilot": pilot}
 
 
+_RANGE_FORM = "takes a range like `{low: 0.001, high: 1, log: true}`, or `{choices: [...]}`"
+_BUDGET_FORM = "takes a number of candidates like `16`, or `{candidates: 16, sampler: qmc, seeds: 2, prune: true}`"
+
+
+def _number(value: Any) -> Any:
+    if type(value) not in (int, float) or not -inf < value < inf:
+        raise PydanticCustomError("form", "takes a number")
+    return value
+
+
+def _tuning_seeds(value: Any) -> tuple[int, ...]:
+    """A count counts on from where no other count comes."""
+    seeds = _seed_list(value)
+    return tuple(seed + FIRST_TUNING_SEED - 1 for seed in seeds) if type(value) is int else seeds
+
+
+Number = Annotated[Any, BeforeValidator(_number, json_schema_input_type=float)]
+TuningSeeds = Annotated[tuple[int, ...], BeforeValidator(_tuning_seeds, json_schema_input_type=int | list[int])]
+
+
+class Range(_Model):
+    """What a tuned setting may be: a number from ``low`` to ``high``, by ``step`` if there is one, or a choice."""
+
+    low: Number = None
+    high: Number = None
+    log: bool = Field(False, description="search evenly in the logarithm")
+    step: Number = Field(None, gt=0)
+    choices: tuple[Any, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Range:
+        numbers = (self.low, self.high)
+        if bool(self.choices) == (numbers != (None, None)) or (None in numbers and not self.choices):
+            raise PydanticCustomError("form", _RANGE_FORM)
+        if self.choices and (self.log or self.step is not None):
+            raise PydanticCustomError("form", "takes `log` and `step` for a range of numbers only")
+        if self.log and self.step is not None:
+            raise PydanticCustomError("form", "takes `log` or `step`, not both")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _to_yaml(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return {
+            key: value for key, value in handler(self).items() if value not in (None, (), []) and value is not False
+        }
+
+    def __str__(self) -> str:
+        """The range as tables name it."""
+        if self.choices:
+            return f"one of {', '.join(map(show, self.choices))}"
+        how = " (log)" if self.log else f" by {self.step:g}" if self.step else ""
+        return f"{self.low:g} to {self.high:g}{how}"
+
+    def size(self, *, whole: bool = False) -> int | None:
+        """Return how many points there are; None for a range that has no step, unless it is of ``whole`` numbers."""
+        if self.choices:
+            return len(self.choices)
+        step = 1 if self.step is None and whole else self.step
+        if step is None or self.low is None or self.high is None:
+            return None
+        steps = (self.high - self.low) / step
+        return int(steps + 1e-9) + 1 if steps < 1e9 else 10**9  # more than any budget has
+
+    def point(self, index: int) -> Any:
+        """Return a point, from 0 at the low end on; of whole numbers without a step, each is one."""
+        if self.choices or self.low is None:
+            return self.choices[index]
+        value = self.low + index * (1 if self.step is None else self.step)
+        return value if isinstance(value, int) else float(f"{value:.10g}")
+
+    def points(self) -> tuple[Any, ...]:
+        """Return all points of the grid, from low to high."""
+        return tuple(self.point(index) for index in range(self.size() or 0))
+
+
+class Budget(_Model):
+    """How the tuned settings are searched, for every arm alike, on seeds that no table uses."""
+
+    candidates: int | None = Field(
+        None, ge=2, le=MAX_CANDIDATES, description="settings tried per arm; grid: all points"
+    )
+    sampler: Literal["tpe", "qmc", "grid"] = "tpe"
+    seeds: TuningSeeds = (FIRST_TUNING_SEED,)
+    prune: bool = Field(False, description="end a candidate that is behind the median of its arm's others")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_yaml(cls, value: Any) -> Any:
+        given = {"candidates": value} if type(value) is int else value
+        if not isinstance(given, dict):
+            raise PydanticCustomError("form", _BUDGET_FORM)
+        if given.get("candidates") is None and given.get("sampler") != "grid":
+            raise PydanticCustomError("form", _BUDGET_FORM)
+        return given
+
+
 def _confirm_seeds(value: Any) -> Any:
     """A count stays one: which seeds it means depends on ``seeds``."""
     return value if type(value) is int and 1 <= value <= MAX_SEEDS else _seed_list(value)
@@ -365,6 +465,9 @@ class Study(_Model):
     steps: tuple[Step, ...] = Field((), max_length=MAX_STEPS)
     designs: tuple[Design, ...] = Field((Design.model_validate("ladder"),), min_length=1)
     seeds: Seeds = Seeds.model_validate(5)
+    # left out where nothing is tuned: what a store keeps of a study stays as it was before there was tuning
+    tune: dict[str, Range] = Field({}, exclude_if=lambda value: not value, description="dotted setting → its range")
+    budget: Budget | None = Field(None, exclude_if=lambda value: value is None)
     confirm_seeds: ConfirmSeeds | None = Field(None, description="fresh seeds: every table is made from these alone")
     analysis: Analysis = Analysis()
     execution: Execution = Execution()
@@ -417,8 +520,27 @@ class Study(_Model):
 
     @property
     def grows(self) -> bool:
-        """Tell whether results ask for more: further seeds, or further arms along a path."""
-        return not self.seeds.are_fixed or any(design.name == "path" for design in self.designs)
+        """Tell whether results ask for more: further candidates, further seeds, or further arms along a path."""
+        return bool(self.tune) or not self.seeds.are_fixed or any(design.name == "path" for design in self.designs)
+
+    @property
+    def tuning_seeds(self) -> tuple[int, ...]:
+        """The seeds that choose the tuned settings of each arm; no table is made from them."""
+        return self.budget.seeds if self.budget and self.tune else ()
+
+    @property
+    def candidates(self) -> int:
+        """How many settings are tried for each arm: the budget, or all that there are where these are fewer."""
+        if not self.tune or self.budget is None:
+            return 0
+        sizes = [found.size(whole=self.is_whole(path)) for path, found in self.tune.items()]
+        most = self.budget.candidates or prod(size or 1 for size in sizes)
+        return most if None in sizes else min(most, prod(size or 1 for size in sizes))
+
+    def is_whole(self, path: str) -> bool:
+        """Tell whether a tuned setting takes integers alone; where it is null in the settings, its range decides."""
+        value, found = get(self.settings, path), self.tune[path]
+        return type(value) is int or (value is None and {type(found.low), type(found.high)} == {int})
 
     def role(self, design: str) -> Role:
         """Return whose seeds a design's table is made from: a path's are chosen on one set, measured on another."""

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ablate.plan.trials import make_plan, open_plan, plans_of
 from ablate.study.document import Document, read_document
 from ablate.study.editors import json_schema
+from ablate.study.reading import profiles_of
 from ablate.study.schema import Resources, from_document, is_name, step_of
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -102,12 +103,15 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("profile", [None, "laptop", "quick"])
-def test_round_trip(profile: str | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    [(path.stem, profile) for path in sorted(STUDIES.glob("*.yaml")) for profile in (None, *profiles_of(path))],
+)
+def test_round_trip(name: str, profile: str | None) -> None:
     """The store keeps a study as JSON, and a report expands it again: the same trials, the same comparisons."""
-    plan = open_plan(STUDIES / "basenet.yaml", profile=profile)
+    plan = open_plan(STUDIES / f"{name}.yaml", profile=profile)
     spec = json.loads(json.dumps(plan.study.spec()))
-    again = make_plan(from_document(spec, Document("basenet", spec, {}), profile or ""))
+    again = make_plan(from_document(spec, Document(name, spec, {}), profile or ""))
     assert again.study.spec() == plan.study.spec()
     assert again.trials() == plan.trials()
     assert (again.arms, again.contrasts, again.frozen()) == (plan.arms, plan.contrasts, plan.frozen())
