@@ -65,6 +65,8 @@ def status_of(state: str, outcome: str | None, value: float | None) -> Status:
         return "running" if state == "running" else "waiting"
     if outcome == "diverged":
         return "diverged"
+    if outcome == "pruned":  # it was stopped because others were better: it has no final value, and is no failure
+        return "finished"
     if value is None:
         return "failed"
     return "finished" if is_usable(value) else "diverged"

@@ -8,7 +8,7 @@ they came.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +20,11 @@ from ablate.plan.arms import Arm, Contrast
 from ablate.plan.designs import Expansion, expand_designs
 from ablate.plan.outcomes import SETTLED, Told, scored
 from ablate.plan.replication import Reached, replicate
+from ablate.plan.tuning import Tuned, tune
 from ablate.study.document import Document, read_document
 from ablate.study.reading import profiles_of, sorted_faults, study_from
 from ablate.study.schema import Execution, Role, Study
-from ablate.study.settings import Settings, canonical
+from ablate.study.settings import Settings, canonical, patched
 from ablate.study.words import did_you_mean
 
 MAX_TRIALS = 100_000
@@ -43,12 +44,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Replicate:
-    """The place of a trial in a study: which arm, which seed, and for what (``main``, ``confirm`` or ``tune``)."""
+    """The place of a trial in a study: which arm, which seed, and for what (``main``, ``confirm`` or ``tune``).
+
+    ``candidate``: of a trial that tunes, the place of its settings among those tried for the arm, from 1.
+    """
 
     arm: str
     seed: int
     trial: Trial
     role: Role = "main"
+    candidate: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Plan:
     """All that a study asks for, in the order in which it is run: seed by seed, so that early results are paired.
 
     ``rows`` are the arms of each design. ``reached``: under ``seeds: {looks: …}``, how far each comparison (by key) is.
+    ``tuned``: where something is tuned, how far that is for each arm; trials that tune come before all others.
     """
 
     study: Study
@@ -64,6 +70,7 @@ class Plan:
     replicates: tuple[Replicate, ...]
     rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reached: Mapping[str, Reached] = field(default_factory=dict)
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -131,7 +138,9 @@ class Plan:
     def frozen(self) -> dict[str, Any]:
         """Return what is fixed before the first trial runs: the comparisons and how they are made."""
         metric = self.study.metrics[self.study.primary]
+        tuned = self.study.model_dump(mode="json", include={"tune", "budget"})
         return {
+            **tuned,  # nothing where nothing is tuned
             "primary": self.study.primary,
             "goal": metric.goal,
             "margin": metric.margin,
@@ -140,7 +149,7 @@ class Plan:
             "analysis": self.study.analysis.model_dump(mode="json"),
             "seeds": self.study.seeds.model_dump(mode="json"),
             "confirm_seeds": list(self.study.fresh_seeds),
-            "numbers": [*self.study.seeds.numbers, *self.study.fresh_seeds],
+            "numbers": [*self.study.tuning_seeds, *self.study.seeds.numbers, *self.study.fresh_seeds],
             "contrasts": [
                 {"key": key, "design": "path", "name": f"step {key.rpartition('-')[2]} of the path"}
                 if contrast is None or contrast.design == "path"
@@ -238,10 +247,12 @@ def _expanded(
     tell = _Teller(study, told)
     expansion = expand_designs(study, lambda current, candidates: _best_of(study, tell, current, candidates))
     faults = list(expansion.faults)
-    count = len(expansion.arms) * (len(study.seeds.numbers) + len(study.fresh_seeds))
+    most = len(study.seeds.numbers) + len(study.fresh_seeds)
+    each = most + study.candidates * len(study.tuning_seeds)
+    count = len(expansion.arms) * each
     if count > MAX_TRIALS:
-        most = len(study.seeds.numbers) + len(study.fresh_seeds)
-        message = f"{len(expansion.arms):,} arms × {most:,} seeds are {count:,} trials"
+        of_one = f"{each:,} trials with those that tune" if study.tune else f"{most:,} seeds"
+        message = f"{len(expansion.arms):,} arms × {of_one} are {count:,} trials"
         faults.append(Fault(message, study.where("seeds"), f"a study has at most {MAX_TRIALS:,}"))
     if faults:
         return None, faults
@@ -256,14 +267,27 @@ def _expanded(
     for name, seeds in given.seeds.items():  # equal settings are the same trials, under whatever names
         widest.setdefault(settings[name], set()).update(seeds)
     asked = {arm: widest[settings[arm]] for arm in given.seeds}
-    replicates = [
-        tell.replicate(arm, seed) for seed in study.seeds.numbers for arm in plan.arms if seed in asked[arm.name]
+    tuned = {arm.name: tell.tuned(arm) for arm in plan.arms} if study.tune else {}
+    ready = [arm for arm in plan.arms if not study.tune or tuned[arm.name].chosen is not None]
+    replicates = list(_tuning(study, plan.arms, tuned, tell))
+    replicates += [
+        tell.replicate(arm, seed) for seed in study.seeds.numbers for arm in ready if seed in asked[arm.name]
     ]
     confirmed = _confirmed(study, expansion, tell)
     replicates += [
-        tell.replicate(arm, seed, "confirm") for seed in study.fresh_seeds for arm in plan.arms if arm.name in confirmed
+        tell.replicate(arm, seed, "confirm") for seed in study.fresh_seeds for arm in ready if arm.name in confirmed
     ]
-    return replace(plan, replicates=tuple(replicates), reached=given.reached), []
+    return replace(plan, replicates=tuple(replicates), reached=given.reached, tuned=tuned), []
+
+
+def _tuning(study: Study, arms: Sequence[Arm], tuned: Mapping[str, Tuned], tell: _Teller) -> Iterator[Replicate]:
+    """Yield the trials that tune, the first candidate of every arm first."""
+    for index in range(max((len(each.candidates) for each in tuned.values()), default=0)):
+        for arm in arms:
+            for candidate in tuned[arm.name].candidates[index : index + 1]:
+                settings = patched(arm.settings, candidate)
+                for seed in study.tuning_seeds:
+                    yield Replicate(arm.name, seed, tell.of(settings, seed), "tune", index + 1)
 
 
 class _Teller:
@@ -274,18 +298,40 @@ class _Teller:
         self._study = study
         self._told = told
         self._trials: dict[tuple[str, int], Trial] = {}
+        self._tuned: dict[str, Tuned] = {}
 
     def __call__(self, arm: str, seeds: Sequence[int]) -> dict[int, Told]:
-        return {seed: self._told.get(self.trial(self.arms[arm], seed).fingerprint, Told("waiting")) for seed in seeds}
+        if self._study.tune and self.tuned(self.arms[arm]).chosen is None:
+            # what can't be run: not asked for yet, or for ever without a value
+            return dict.fromkeys(seeds, Told("failed" if self.tuned(self.arms[arm]).is_complete else "waiting"))
+        return {seed: self._what_of(self.trial(self.arms[arm], seed)) for seed in seeds}
+
+    def tuned(self, arm: Arm) -> Tuned:
+        """Return how far the tuning of an arm is."""
+        if arm.name not in self._tuned:
+            self._tuned[arm.name] = tune(self._study, lambda candidate: self._of_candidate(arm, candidate))
+        return self._tuned[arm.name]
+
+    def of(self, settings: Settings, seed: int) -> Trial:
+        return Trial(fingerprint(self._study, settings, seed), settings, seed)
 
     def trial(self, arm: Arm, seed: int) -> Trial:
+        """Return the trial of an arm at a seed, with the settings that were chosen for it."""
         key = (arm.name, seed)
         if key not in self._trials:
-            self._trials[key] = Trial(fingerprint(self._study, arm.settings, seed), arm.settings, seed)
+            chosen = self.tuned(arm).chosen if self._study.tune else None
+            self._trials[key] = self.of(patched(arm.settings, chosen or {}), seed)
         return self._trials[key]
 
     def replicate(self, arm: Arm, seed: int, role: Role = "main") -> Replicate:
         return Replicate(arm.name, seed, self.trial(arm, seed), role)
+
+    def _what_of(self, trial: Trial) -> Told:
+        return self._told.get(trial.fingerprint, Told("waiting"))
+
+    def _of_candidate(self, arm: Arm, candidate: Settings) -> dict[int, Told]:
+        settings = patched(arm.settings, candidate)
+        return {seed: self._what_of(self.of(settings, seed)) for seed in self._study.tuning_seeds}
 
 
 def _best_of(study: Study, tell: _Teller, current: Arm, candidates: Sequence[Arm]) -> Arm | None:
