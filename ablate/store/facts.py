@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlalchemy import Connection, Row, Select, func, insert, select, update
 
 from ablate.errors import StoreError
 from ablate.plan.outcomes import Told, told
-from ablate.plan.trials import Plan, make_plan
+from ablate.plan.trials import Plan, Replicate, make_plan
 from ablate.store.dialects import alone, now
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, measurement, plan, replicate, runner, study, trial
@@ -47,6 +48,7 @@ class StoredStudy:
 class StoredTrial:
     """A replicate of a study version with the state of its trial and of the attempt that counts, if there is one.
 
+    ``candidate``: of a trial that tunes, the place of its settings among those tried for the arm, from 1.
     ``outcome`` is that of the attempt whose result stands, else of the last one; ``seconds`` likewise. ``first_ended``
     is when the trial first had a result, be it that another has replaced it since.
     """
@@ -67,6 +69,7 @@ class StoredTrial:
     code_sha256: str | None
     environment_json: str | None
     first_ended: float | None
+    candidate: int | None = None
 
 
 @dataclass(frozen=True)
@@ -206,11 +209,23 @@ def select_trials(connection: Connection, study_id: int) -> list[StoredTrial]:
         .where(arm.c.study == study_id)
         .order_by(replicate.c.position)
     )
-    return [StoredTrial(**row._mapping) for row in connection.execute(query)]
+    found = [StoredTrial(**row._mapping) for row in connection.execute(query)]
+    return list(_numbered(found)) if any(each.role == "tune" for each in found) else found
+
+
+def _numbered(trials: Sequence[StoredTrial]) -> Iterator[StoredTrial]:
+    """Yield the trials with their candidates counted: they stand in the order in which they were asked for."""
+    counts: Counter[tuple[str, int]] = Counter()
+    for each in trials:
+        if each.role == "tune":
+            counts[each.arm, each.seed] += 1
+            yield replace(each, candidate=counts[each.arm, each.seed])
+        else:
+            yield each
 
 
 def measurements_of(store: Store, study_id: int, *, final: bool) -> list[Row[Any]]:
-    """Return (arm, seed, metric, epoch, value) of finished trials: what was returned at the end, or every epoch.
+    """Return (arm, role, seed, trial, metric, epoch, value, kind) of finished trials: final values, or every epoch's.
 
     ``read_number(row.value, row.kind)`` is the number, NaN and infinities included.
     """
@@ -223,6 +238,7 @@ def select_measurements(connection: Connection, study_id: int, *, final: bool) -
             arm.c.name.label("arm"),
             replicate.c.role,
             replicate.c.seed,
+            measurement.c.trial,
             measurement.c.metric,
             measurement.c.epoch,
             measurement.c.value,
@@ -249,11 +265,11 @@ def earlier_results_of(store: Store, study_id: int) -> list[EarlierResult]:
         metrics: dict[tuple[int, int], dict[str, float]] = {}
         for row in connection.execute(_earlier_finals(study_id)):
             metrics.setdefault((row.trial, row.claim), {})[row.metric] = read_number(row.value, row.kind)
-        found: dict[tuple[str, str, int], EarlierResult] = {}
+        found: dict[tuple[str, str, int, int], EarlierResult] = {}
         for row in connection.execute(_earlier_attempts(study_id)):
             its = metrics.get((row.trial, row.claim), {})
             if its or row.outcome == "diverged":
-                found.setdefault((row.arm, row.role, row.seed), EarlierResult(**row._mapping, metrics=its))
+                found.setdefault((row.arm, row.role, row.seed, row.trial), EarlierResult(**row._mapping, metrics=its))
         return list(found.values())
 
     return store.read(work)
@@ -423,22 +439,28 @@ def _write_replicates(connection: Connection, study_id: int, made: Plan) -> None
     trial_ids = _trial_ids(connection, made)
     query = select(arm.c.id, arm.c.name).where(arm.c.study == study_id).order_by(arm.c.position)
     arm_ids = {row.name: row.id for row in connection.execute(query)}
-    query_known = select(replicate.c.arm, replicate.c.role, replicate.c.seed).where(
-        replicate.c.arm.in_(arm_ids.values())
-    )
+    columns = [replicate.c[name] for name in ("arm", "role", "seed", "trial")]
+    query_known = select(*columns).where(replicate.c.arm.in_(arm_ids.values()))
     known = {tuple(row) for row in connection.execute(query_known)}
     order = {name: position for position, name in enumerate(arm_ids)}
-    seeds = {seed: position for position, seed in enumerate((*made.study.seeds.numbers, *made.study.fresh_seeds))}
+    tuning = {seed: place for place, seed in enumerate(made.study.tuning_seeds)}
+    before = made.study.candidates * len(tuning)  # trials that tune come first
+    seeds = {seed: before + place for place, seed in enumerate((*made.study.seeds.numbers, *made.study.fresh_seeds))}
+
+    def place(each: Replicate) -> int:
+        """Return how many trials of an arm come before this one."""
+        return seeds[each.seed] if each.candidate is None else (each.candidate - 1) * len(tuning) + tuning[each.seed]
+
     rows = [
         {
             "arm": arm_ids[each.arm],
             "role": each.role,
             "seed": each.seed,
             "trial": trial_ids[each.trial.fingerprint],
-            "position": seeds[each.seed] * len(arm_ids) + order[each.arm],
+            "position": place(each) * len(arm_ids) + order[each.arm],
         }
         for each in made.replicates
-        if (arm_ids[each.arm], each.role, each.seed) not in known
+        if (arm_ids[each.arm], each.role, each.seed, trial_ids[each.trial.fingerprint]) not in known
     ]
     if rows:
         connection.execute(insert(replicate), rows)

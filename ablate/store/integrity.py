@@ -14,7 +14,7 @@ from ablate.store.claims import attempt_folder
 from ablate.store.scores import packed_scores, select_example_sets, unpack_ids, unpack_values
 from ablate.store.store import Store, is_sqlite
 from ablate.store.tables import arm, attempt, measurement, metadata, plan, replicate, runner, score, study, trial
-from ablate.study.settings import leaves
+from ablate.study.settings import differences, leaves
 
 _SHOWN = 5
 
@@ -101,7 +101,7 @@ def _replicates_without_trial(connection: Connection) -> Iterator[str]:
 
 def _arms_without_all_seeds(connection: Connection) -> Iterator[str]:
     """An arm has all the planned seeds, or none yet (`--only` asked for others); at looks, those of one of them."""
-    count = func.count(replicate.c.id).label("there")
+    count = func.count(replicate.c.seed.distinct()).label("there")
     query = (
         select(arm.c.name.label("arm"), replicate.c.role, study.c.name, plan.c.plan_json, count)
         .join_from(arm, study, study.c.id == arm.c.study)
@@ -110,11 +110,15 @@ def _arms_without_all_seeds(connection: Connection) -> Iterator[str]:
         .group_by(arm.c.id, arm.c.name, replicate.c.role, study.c.name, plan.c.plan_json)
     )
     for row in connection.execute(query):
-        seeds = json.loads(row.plan_json)["seeds" if row.role == "main" else "confirm_seeds"]
+        frozen = json.loads(row.plan_json)
+        seeds = frozen["budget"]["seeds"] if row.role == "tune" else frozen[_SEEDS[row.role]]
         if isinstance(seeds, list) and row.there != len(seeds):
             yield f"arm `{row.arm}` of `{row.name}` has {row.there} of its {len(seeds)} planned seeds"
         elif isinstance(seeds, dict) and row.there not in _counts_asked_for(seeds):
             yield f"arm `{row.arm}` of `{row.name}` has {row.there} seeds, which its plan never asks for"
+
+
+_SEEDS = {"main": "seeds", "confirm": "confirm_seeds"}
 
 
 def _counts_asked_for(seeds: dict[str, Any]) -> Collection[int]:
@@ -148,7 +152,7 @@ def _claims_with_gaps(connection: Connection) -> Iterator[str]:
 
 def _done_without_result(connection: Connection) -> Iterator[str]:
     standing = (attempt.c.trial == trial.c.id) & (attempt.c.claim == trial.c.result_claim)
-    standing = standing & attempt.c.outcome.in_(("ok", "diverged"))
+    standing = standing & attempt.c.outcome.in_(("ok", "diverged", "pruned"))
     query = select(trial.c.id).outerjoin(attempt, standing)
     query = query.where(trial.c.state == "done", trial.c.source == "trained", attempt.c.id.is_(None))
     yield from _told(connection, query, "done trials have no attempt that ended with a result", "trial")
@@ -201,13 +205,28 @@ def _scores_not_readable(connection: Connection) -> Iterator[str]:
 
 
 def _arms_without_settings_of_trials(connection: Connection) -> Iterator[str]:
-    query = select(replicate.c.id).join(arm, arm.c.id == replicate.c.arm).join(trial, trial.c.id == replicate.c.trial)
-    query = query.where(arm.c.settings_json != trial.c.settings_json)
-    yield from _told(connection, query, "replicates have a trial of other settings than their arm", "replicate")
+    """But for those that are tuned."""
+    columns = (
+        replicate.c.id,
+        arm.c.settings_json.label("of_arm"),
+        trial.c.settings_json.label("own"),
+        plan.c.plan_json,
+    )
+    query = select(*columns).join_from(replicate, arm, arm.c.id == replicate.c.arm)
+    query = query.join(trial, trial.c.id == replicate.c.trial).join(plan, plan.c.study == arm.c.study)
+    bad = []
+    for row in connection.execute(query.where(arm.c.settings_json != trial.c.settings_json)):
+        tuned = json.loads(row.plan_json).get("tune", {})
+        changed = differences(json.loads(row.of_arm), json.loads(row.own))
+        if {change.path for change in changed} - tuned.keys():
+            bad.append(row.id)
+    if bad:
+        yield _flaw(bad, "replicates have a trial of other settings than their arm", "replicate")
 
 
 def _replicates_twice(connection: Connection) -> Iterator[str]:
-    query = select(func.min(replicate.c.id)).group_by(replicate.c.arm, replicate.c.role, replicate.c.seed)
+    place = [replicate.c[name] for name in ("arm", "role", "seed", "trial")]
+    query = select(func.min(replicate.c.id)).group_by(*place)
     yield from _told(connection, query.having(func.count() > 1), "planned replicates are there twice", "replicate")
 
 
@@ -358,7 +377,19 @@ def _attempts_not_readable(connection: Connection) -> Iterator[str]:
     yield from _told(connection, select(attempt.c.id).where(~outcomes), "attempts have an unknown outcome", "attempt")
 
 
-_OUTCOMES = ("ok", "diverged", "oom", "timeout", "stalled", "killed", "lost", "interrupted", "error", "fenced")
+_OUTCOMES = (
+    "ok",
+    "diverged",
+    "pruned",
+    "oom",
+    "timeout",
+    "stalled",
+    "killed",
+    "lost",
+    "interrupted",
+    "error",
+    "fenced",
+)
 
 _CHECKS: Sequence[Callable[[Connection], Iterator[str]]] = (
     _replicates_without_trial,

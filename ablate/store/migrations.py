@@ -17,7 +17,8 @@ from ablate.store.tables import SCHEMA_VERSION, meta, metadata, runner
 
 SILENCE_S = 60.0  # a runner that was not heard of for that long is dead: it renews four times as often
 
-STEPS: Mapping[int, tuple[str, ...]] = {
+# statements, or where the databases differ, those of each
+STEPS: Mapping[int, tuple[str, ...] | Mapping[str, tuple[str, ...]]] = {
     # each attempt keeps what it measured, and its scores per example
     2: (
         "DROP INDEX measurement_epoch",
@@ -52,6 +53,35 @@ STEPS: Mapping[int, tuple[str, ...]] = {
         )
         """,
     ),
+    # candidates of an arm share a seed
+    3: {
+        "postgresql": (
+            "ALTER TABLE replicate DROP CONSTRAINT replicate_arm_role_seed_key",
+            "ALTER TABLE replicate ADD UNIQUE (arm, role, seed, trial)",
+        ),
+        "sqlite": (  # which drops no constraint
+            "DROP INDEX replicate_trial",
+            "ALTER TABLE replicate RENAME TO replicate_old",
+            """
+            CREATE TABLE replicate (
+                id INTEGER NOT NULL,
+                arm INTEGER NOT NULL,
+                role VARCHAR NOT NULL,
+                seed INTEGER NOT NULL,
+                trial INTEGER NOT NULL,
+                position INTEGER NOT NULL,
+                PRIMARY KEY (id),
+                UNIQUE (arm, role, seed, trial),
+                CONSTRAINT replicate_role CHECK (role IN ('main', 'confirm', 'tune')),
+                FOREIGN KEY(arm) REFERENCES arm (id),
+                FOREIGN KEY(trial) REFERENCES trial (id)
+            )
+            """,
+            "INSERT INTO replicate SELECT id, arm, role, seed, trial, position FROM replicate_old",
+            "DROP TABLE replicate_old",
+            "CREATE INDEX replicate_trial ON replicate (trial)",
+        ),
+    },
 }
 
 _WORDS = {
@@ -76,11 +106,17 @@ def upgrade(connection: Connection, *, where: str) -> None:
     _refuse_while_in_use(connection, where)
     words = _WORDS[connection.dialect.name]
     for number in range(version + 1, SCHEMA_VERSION + 1):
-        for statement in STEPS[number]:
+        for statement in statements(number, connection.dialect.name):
             connection.exec_driver_sql(statement.format(**words))
     connection.execute(update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION)))
     if is_postgresql(connection):
         _comment(connection)
+
+
+def statements(number: int, database: str) -> tuple[str, ...]:
+    """Return the statements of a step, as this kind of database takes them."""
+    step = STEPS[number]
+    return step if isinstance(step, tuple) else step[database]
 
 
 def _refuse_while_in_use(connection: Connection, where: str) -> None:

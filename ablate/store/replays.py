@@ -10,7 +10,7 @@ from ablate.store.facts import read_number
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, measurement, replicate, trial
 
-_FINISHED = ("ok", "diverged")
+_FINISHED = ("ok", "diverged", "pruned")
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,9 @@ def unpack_values(packed: PackedScores, size: int) -> NDArray[np.float64]:
 def scores_of(store: Store, study_id: int) -> dict[tuple[str, Role, int], Scores]:
     """Return the scores of a study version's finished trials by (arm, role, seed): parts of its primary metric.
 
-    Only those of the results that stand. Trials of equal examples share one array of ids. A trial without scores, or
-    with those of another metric (another study ran it, with another primary one), is left out.
+    Only those of the results that stand, and not of trials that tune. Trials of equal examples share one array of ids.
+    A trial without scores, or with those of another metric (another study ran it, with another primary one), is left
+    out.
     """
 
     def work(connection: Connection) -> tuple[list[Row[Any]], dict[int, PackedIds]]:
@@ -101,7 +102,8 @@ def scores_of(store: Store, study_id: int) -> dict[tuple[str, Role, int], Scores
             .join(trial, trial.c.id == replicate.c.trial)
             .join(score, (score.c.trial == trial.c.id) & (score.c.claim == trial.c.result_claim))
             .where(arm.c.study == study_id, trial.c.state == "done", score.c.metric == primary["primary"])
-            .order_by(replicate.c.position)
+            .where(replicate.c.role != "tune")
+            .order_by(replicate.c.position, replicate.c.id)
         )
         rows = list(connection.execute(query))
         return rows, select_example_sets(connection)

@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -120,7 +120,8 @@ replicate = Table(
     Column("seed", Integer, nullable=False, comment="the seed: the pairing block across arms"),
     Column("trial", ForeignKey("trial.id"), nullable=False, comment="shared by all replicates of equal content"),
     Column("position", Integer, nullable=False, comment="order in the plan"),
-    UniqueConstraint("arm", "role", "seed"),
+    # candidates share a seed where settings are tuned; and where one of them is trained afresh, another may be chosen
+    UniqueConstraint("arm", "role", "seed", "trial"),
     CheckConstraint("role IN ('main', 'confirm', 'tune')", name="replicate_role"),
     Index("replicate_trial", "trial"),
 )
@@ -136,7 +137,11 @@ attempt = Table(
     Column("folder", Text, nullable=False, comment="attempt folder, relative to the store's folder"),
     Column("started", Double, nullable=False, comment="claimed"),
     Column("ended", Double, comment="NULL while running"),
-    Column("outcome", String, comment="ok, diverged, oom, timeout, stalled, killed, lost, interrupted, error, fenced"),
+    Column(
+        "outcome",
+        String,
+        comment="ok, diverged, pruned, oom, timeout, stalled, killed, lost, …, fenced",
+    ),
     Column("exit_code", Integer, comment="of the worker process, if it exited"),
     Column("signal", Integer, comment="that ended the worker process, if one did"),
     Column("error", Text, comment="one line: class and message"),

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from ablate.store.store import Store, open_store
-from tests.cli.conftest import call, troubled
+from tests.cli.conftest import troubled
 from tests.postgres import Server
 
-__all__ = ["call", "troubled"]
+__all__ = ["troubled"]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

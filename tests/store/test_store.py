@@ -65,7 +65,7 @@ def test_an_empty_database_is_no_store_yet_and_is_left_empty(postgres: Server, t
 
 def test_a_newer_store_is_refused_by_name_of_both_versions(empty: Store, location: str) -> None:
     empty.write(lambda connection: connection.execute(text("UPDATE meta SET value = '99'")))
-    with pytest.raises(StoreError, match=r"schema 99; this is 2"):
+    with pytest.raises(StoreError, match=r"schema 99; this is 3"):
         open_store(location)
 
 
@@ -102,12 +102,12 @@ def test_a_read_sees_one_moment_and_writes_nothing(empty: Store, location: str, 
             other.write(lambda c: c.execute(text("UPDATE meta SET value = '7'")))
         return [first, connection.execute(query).scalar_one()]
 
-    assert empty.read(work) == ["2", "2"]
+    assert empty.read(work) == ["3", "3"]
     other.close()
     if other.engine.dialect.name == "postgresql":
         assert empty.read(lambda connection: connection.execute(query).scalar_one()) == "7"
         with pytest.raises(StoreError, match="read-only"):
-            empty.read(lambda connection: connection.execute(text("UPDATE meta SET value = '2'")))
+            empty.read(lambda connection: connection.execute(text("UPDATE meta SET value = '3'")))
 
 
 def test_wal_is_used_only_where_its_fault_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
