@@ -7,7 +7,7 @@ from dataclasses import replace
 from ablate.store.claims import Ending
 
 MAX_IDLE_DEATHS = 3
-DONE = ("ok", "diverged")  # diverged is a result
+DONE = ("ok", "diverged", "pruned")  # to diverge is a result, and to be behind others
 DEATHS = ("killed", "lost")  # not by the trial's own word; never counted against the user's retries
 SHOWN = {
     "error": "error",

@@ -24,6 +24,7 @@ _MARKS = {
     "waiting": ("·", ".", "dim"),
     "failed": ("✗", "x", "bold red"),
     "diverged": ("!", "!", "yellow"),
+    "pruned": ("−", "-", "dim"),
 }
 
 
@@ -32,10 +33,11 @@ _ASCII = {ord(sign): ascii_sign for sign, ascii_sign, _ in _MARKS.values()} | {o
 
 @dataclass
 class Cell:
-    """One replicate as it stands now; ``since`` is when it was seen to run."""
+    """One replicate as it stands now, in a ``column`` of its arm; ``since`` is when it was seen to run."""
 
     arm: str
-    seed: int
+    column: str
+    label: str
     trial: int
     state: str
     outcome: str | None = None
@@ -44,7 +46,8 @@ class Cell:
 
     @property
     def mark(self) -> str:
-        return "diverged" if self.state == "done" and self.outcome == "diverged" else self.state
+        special = self.state == "done" and self.outcome in ("diverged", "pruned")
+        return str(self.outcome) if special else self.state
 
 
 @dataclass
@@ -139,18 +142,18 @@ def _head(view: View, width: int) -> list[Text]:
 
 
 def _grid(cells: Sequence[Cell], layout: Layout, *, width: int, rows: int) -> list[Text]:
-    """Return arms × seeds with a line of seeds above; what has no room scrolls with the work."""
+    """Return arms × seeds, and candidates before them, with a line of these above; what has no room scrolls along."""
     arms = list(dict.fromkeys(cell.arm for cell in cells))
-    seeds = list(dict.fromkeys(cell.seed for cell in cells))
-    by_place = {(cell.arm, cell.seed): cell for cell in cells}
+    seeds = list(dict.fromkeys(cell.column for cell in cells))
+    by_place = {(cell.arm, cell.column): cell for cell in cells}
     label = min(LABEL_WIDTH, max(3, width // 2), max(map(cell_len, [*arms, "arm"])))
-    column = max(len(str(seed)) for seed in seeds) + 1
+    column = max(map(len, seeds)) + 1
     columns = max(1, (width - label) // column)
     busy = [cell for cell in cells if cell.state == "running"]
     cut = len(arms) > rows or len(seeds) > columns
     rows = max(1, rows - cut)
     layout.top = _scrolled(layout.top, rows, len(arms), sorted({arms.index(cell.arm) for cell in busy}))
-    layout.left = _scrolled(layout.left, columns, len(seeds), sorted({seeds.index(cell.seed) for cell in busy}))
+    layout.left = _scrolled(layout.left, columns, len(seeds), sorted({seeds.index(cell.column) for cell in busy}))
     shown_arms = arms[layout.top : layout.top + rows]
     shown_seeds = seeds[layout.left : layout.left + columns]
     lines = [Text(_padded("arm", label) + "".join(f"{seed:>{column}}" for seed in shown_seeds), style="dim")]
@@ -163,7 +166,7 @@ def _grid(cells: Sequence[Cell], layout: Layout, *, width: int, rows: int) -> li
         lines.append(line)
     if cut:
         first, last = layout.top + 1, layout.top + len(shown_arms)
-        more = f", {len(shown_seeds)} of {len(seeds)} seeds" if len(shown_seeds) < len(seeds) else ""
+        more = f", {len(shown_seeds)} of {len(seeds)} columns" if len(shown_seeds) < len(seeds) else ""
         lines.append(Text(f"arms {first}-{last} of {len(arms)}{more}", style="dim"))
     return lines
 

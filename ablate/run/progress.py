@@ -18,6 +18,7 @@ from ablate.train.folder import AttemptFolder, printable
 
 REFRESH_S = 0.25
 FAILURE_LINES = 12
+CANDIDATE = "c"
 RUN_FOOTER = "Ctrl-C stops; nothing is lost"
 
 
@@ -50,12 +51,19 @@ class Progress:
 
     def extend(self, trials: Sequence[StoredTrial]) -> None:
         """Take in trials that are new: results have asked for more."""
-        known = {(cell.arm, cell.seed) for cell in self._cells}
-        self._cells += [
-            Cell(printable(each.arm), each.seed, each.trial, each.state, each.outcome, each.seconds)
-            for each in trials
-            if (printable(each.arm), each.seed) not in known
-        ]
+        known = {(cell.arm, cell.column) for cell in self._cells}
+        cells = (self._cell(each) for each in trials)
+        self._cells += [cell for cell in cells if (cell.arm, cell.column) not in known]
+        self._cells.sort(key=lambda cell: not cell.column.startswith(CANDIDATE))  # they come before what they choose
+
+    def _cell(self, trial: StoredTrial) -> Cell:
+        column, label = str(trial.seed), f"seed {trial.seed}"
+        if trial.candidate is not None:
+            column, label = f"{CANDIDATE}{trial.candidate}", f"candidate {trial.candidate}"
+            if len(self._study.tuning_seeds) > 1:
+                column += f"/{self._study.tuning_seeds.index(trial.seed) + 1}"
+                label += f" seed {trial.seed}"
+        return Cell(printable(trial.arm), column, label, trial.trial, trial.state, trial.outcome, trial.seconds)
 
     def knows(self, trial: int) -> bool:
         return any(cell.trial == trial for cell in self._cells)
@@ -162,7 +170,7 @@ class Progress:
 
     def _name(self, trial: int) -> str:
         cell = next(cell for cell in self._cells if cell.trial == trial)
-        return f"{cell.arm} seed {cell.seed}"
+        return f"{cell.arm} {cell.label}"
 
     def _ended_line(
         self, trial: int, state: str, outcome: str, metrics: Mapping[str, float], seconds: float, why: str

@@ -27,6 +27,7 @@ from ablate.run.memory import oom_kills, others_on_gpu
 from ablate.run.outcomes import decide
 from ablate.run.progress import FAILURE_LINES, Progress
 from ablate.run.provenance import command_line, git_facts, gpu_facts, machine_facts
+from ablate.run.pruning import Pruner
 from ablate.run.slots import Slot, SlotPool
 from ablate.run.stopping import STOPPING
 from ablate.run.unchanged import unchanged
@@ -52,6 +53,7 @@ POLL_S = 0.05
 FLUSH_S = 0.5
 ELSEWHERE_S = 1.0
 PARTING_S = 3.0  # for a store that fails to take our last word
+PRUNE_GRACE_S = 1.0
 STACKS_S = 0.5  # for a worker to print its stacks, before it is asked to end
 
 
@@ -92,6 +94,7 @@ class _Attempt:
     unsaved: list[Mapping[str, Any]] = field(default_factory=list)
     ended_by: str = ""  # the outcome, where we ended it
     oom_kills: int = 0  # of the kernel's, before it began
+    values: dict[int, float] = field(default_factory=dict)  # the primary metric by epoch
     ask_at: float | None = None
     kill_at: float | None = None
     fenced: bool = False
@@ -161,6 +164,8 @@ class Runner:
         self._made = 0
         self._oom_kills = 0
         self._warned: set[str] = set()
+        self._pruner: Pruner | None = None
+        self._has_news = False  # results that may call for more
         self._signals: list[int] = []
         self._fault: Fault | None = None
         self._next_flush = self._next_renewal = self._next_recovery = self._next_claim = self._next_look = 0.0
@@ -226,6 +231,8 @@ class Runner:
                 self._slots.release(slot)
                 self._slots.rest()
                 self._next_claim = time.monotonic() + ELSEWHERE_S
+                if self._has_news:
+                    self._grow()  # a slot is idle: what is called for need not wait until all are
                 return
             self._start(claim, slot)
 
@@ -262,6 +269,7 @@ class Runner:
             fingerprint=claim.fingerprint,
             device="cuda" if study.resources.gpus else "cpu",
             dtype=study.execution.dtype,
+            memory_format=study.execution.memory_format,
             threads=study.execution.threads,
             metrics=tuple(study.metrics),
             earlier=tuple(str(self._store.path_of(earlier)) for earlier in claim.earlier),
@@ -286,7 +294,8 @@ class Runner:
             records, attempt.offset = attempt.folder.records(attempt.offset)
             for record in records:
                 attempt.heard = time.monotonic()
-                attempt.unsaved.append(record)
+                self._keep(attempt, record)
+                self._prune(attempt, record)
                 self._progress.recorded(attempt.claim.trial, record)
             attempt.folder.cap_log()
             if not attempt.offset:
@@ -295,6 +304,23 @@ class Runner:
         if time.monotonic() >= self._next_flush:
             self._flush()
             self._next_flush = time.monotonic() + FLUSH_S
+
+    def _keep(self, attempt: _Attempt, record: Mapping[str, Any]) -> None:
+        attempt.unsaved.append(record)
+        value = record["values"].get(self._plan.study.primary)
+        if value is not None:
+            attempt.values[record["epoch"]] = float(value)
+
+    def _prune(self, attempt: _Attempt, record: Mapping[str, Any]) -> None:
+        """End a candidate that is behind the others, if the study has it so."""
+        budget = self._plan.study.budget
+        if budget is None or not budget.prune or attempt.ended_by or record["epoch"] not in attempt.values:
+            return
+        if self._pruner is None:
+            self._pruner = Pruner(self._plan, self._store)
+        is_last = record["epoch"] == record.get("epochs")  # it has ended by itself, and knows its value
+        if not is_last and self._pruner.is_behind(attempt.claim.fingerprint, attempt.values):
+            self._end(attempt, "pruned")
 
     def _flush(self) -> None:
         batch = [(attempt.claim, attempt.unsaved) for attempt in self._attempts.values() if attempt.unsaved]
@@ -326,10 +352,15 @@ class Runner:
         attempt.ended_by = outcome
         attempt.ask_at = time.monotonic()
         if outcome in _STUCK:
-            attempt.folder.note_in_log(f"{_STUCK[outcome]}; this is where its threads are:")
-            self._workers.signal(attempt.pid, STACKS)
-            attempt.ask_at += STACKS_S
-        attempt.kill_at = attempt.ask_at + self._options.grace_s
+            if self._plan.study.task.command is not None:  # whose threads are not the worker's
+                attempt.folder.note_in_log(_STUCK[outcome])
+            else:
+                attempt.folder.note_in_log(f"{_STUCK[outcome]}; this is where its threads are:")
+                self._workers.signal(attempt.pid, STACKS)
+                attempt.ask_at += STACKS_S
+        # what is pruned is not gone on with: it needs no time for a checkpoint
+        grace = min(PRUNE_GRACE_S, self._options.grace_s) if outcome == "pruned" else self._options.grace_s
+        attempt.kill_at = attempt.ask_at + grace
 
     def _fence(self, attempt: _Attempt) -> None:
         attempt.fenced = True
@@ -344,7 +375,8 @@ class Runner:
             return
         attempt.folder.cap_log()
         while (found := attempt.folder.records(attempt.offset))[1] != attempt.offset:
-            attempt.unsaved += found[0]
+            for record in found[0]:
+                self._keep(attempt, record)
             attempt.offset = found[1]
         result = last_word(attempt.folder, end)
         ending = self._ending(attempt, end, result)
@@ -368,7 +400,9 @@ class Runner:
         if result is not None and result.exit_code == EXIT_ENVIRONMENT and ending.outcome == "error":
             self._fault = Fault(result.error, hint=result.hint)
         self._report(attempt, ending, metrics)
+        self._has_news = self._has_news or ending.state in ("done", "failed")
         if ending.outcome == "ok":
+            self._warn_of_no_pruning(attempt)
             self._warn_of_no_change(attempt.claim.fingerprint)
 
     def _ending(self, attempt: _Attempt, end: Exit, result: Result | None) -> Ending:
@@ -444,6 +478,12 @@ class Runner:
             folder=attempt.folder,
         )
 
+    def _warn_of_no_pruning(self, attempt: _Attempt) -> None:
+        budget, primary = self._plan.study.budget, self._plan.study.primary
+        if budget is not None and budget.prune and not attempt.values and "prune" not in self._warned:
+            self._progress.say(f"warning: `prune` has nothing to go by: the task records no {primary} at each epoch")
+            self._warned.add("prune")
+
     def _warn_of_no_change(self, fingerprint: str) -> None:
         for arm, text in unchanged(self._plan, self._store, fingerprint).items():
             if arm not in self._warned:
@@ -454,14 +494,16 @@ class Runner:
 
     def _grow(self) -> bool:
         """Ask the plan what the results call for: further seeds, the next step of a path. False if nothing."""
+        self._has_news = False
         if not self._plan.study.grows:
             return False
-        known = {(each.arm, each.role, each.seed) for each in self._plan.replicates}
+        known = set(self._plan.trials())
         self._plan = grown_plan(self._store, self._plan.study).restricted(self._options.arms)
-        new = [each for each in self._plan.replicates if (each.arm, each.role, each.seed) not in known]
+        new = [each for each in self._plan.replicates if each.trial.fingerprint not in known]
         if not new:
             return False
         record_plan(self._store, self._plan)
+        self._pruner = None  # there are more to judge
         self._progress.extend(self._mine(trials_of(self._store, self._study_id)))
         self._progress.say(_growth(new))
         self._next_claim = 0.0
@@ -567,7 +609,7 @@ class Runner:
 
 # how an attempt is called that we ended ourselves, by why we did
 _STUCK = {"timeout": "the attempt ran into its timeout", "stalled": "nothing was recorded within the stall timeout"}
-_BY_US = {"timeout": "timeout", "stalled": "stalled", "stop": "interrupted"}
+_BY_US = {"timeout": "timeout", "stalled": "stalled", "pruned": "pruned", "stop": "interrupted"}
 
 
 def _growth(new: Sequence[Replicate]) -> str:
@@ -575,7 +617,8 @@ def _growth(new: Sequence[Replicate]) -> str:
     trials = len({each.trial.fingerprint for each in new})
     arms = list(dict.fromkeys(each.arm for each in new))
     some = ", ".join(arms[:4]) + (f" and {len(arms) - 4} more" if len(arms) > 4 else "")
-    what = "on fresh seeds" if all(each.role == "confirm" for each in new) else "that the results call for"
+    roles = {each.role for each in new}
+    what = {"confirm": "on fresh seeds", "tune": "to tune"}.get("".join(roles), "that the results call for")
     return f"{trials} more trial{'' if trials == 1 else 's'} {what}: {some}"
 
 

@@ -37,10 +37,12 @@ def time_arms(plan: Plan, workers: Workers, *, study_folder: Path, environment: 
     pool = SlotPool(study.resources, threads=study.execution.threads, jobs=1)
     slot = _wait_for(pool)
     timed: dict[str, Timing] = {}
+    first = {replicate.arm: replicate for replicate in reversed(plan.replicates)}
     try:
-        for replicate in plan.replicates:
-            if replicate.seed != plan.replicates[0].seed:
+        for arm in plan.arms:
+            if arm.name not in first:
                 continue
+            replicate = first[arm.name]
             known = timed.get(replicate.trial.fingerprint)
             if known is None:
                 known = _time(replicate.trial, plan, workers, study_folder, {**slot.environment, **environment})
@@ -73,6 +75,7 @@ def _time(trial: Trial, plan: Plan, workers: Workers, study_folder: Path, enviro
                 fingerprint=trial.fingerprint,
                 device="cuda" if study.resources.gpus else "cpu",
                 dtype=study.execution.dtype,
+                memory_format=study.execution.memory_format,
                 threads=study.execution.threads,
                 metrics=tuple(study.metrics),
             )

@@ -30,11 +30,12 @@ def unchanged(plan: Plan, store: Store, fingerprint: str) -> dict[str, str]:
 
 def _pairs(plan: Plan, fingerprint: str) -> Iterator[tuple[str, str, int, str]]:
     """Yield (arm, what it is compared with, seed, the other of the two trials) for each row that a trial stands in."""
-    trials = {(each.arm, each.role, each.seed): each.trial.fingerprint for each in plan.replicates}
+    # candidates of two arms that go by one number are equal settings, or else their results differ
+    trials = {(each.arm, each.role, each.seed, each.candidate): each.trial.fingerprint for each in plan.replicates}
     for here in (each for each in plan.replicates if each.trial.fingerprint == fingerprint):
         for contrast in plan.contrasts:
             if contrast.changes and here.arm in (contrast.arm, contrast.other):
                 partner = contrast.other if here.arm == contrast.arm else contrast.arm
-                found = trials.get((partner, here.role, here.seed), fingerprint)
+                found = trials.get((partner, here.role, here.seed, here.candidate), fingerprint)
                 if found != fingerprint:
                     yield contrast.arm, contrast.other, here.seed, found

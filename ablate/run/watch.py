@@ -120,7 +120,8 @@ def follow_study(store: Store, study_id: int, progress: Progress) -> None:
                 busy = time.monotonic()
                 progress.began(max(runner.now - runner.started for runner in alive))
             progress.show()
-            settled = all(trial.state in ("done", "failed") for trial in moment.trials)
+            # whoever is at work on a settled study is about to end, or to ask for what its results call for
+            settled = not alive and all(trial.state in ("done", "failed") for trial in moment.trials)
             if settled or time.monotonic() - busy > PATIENCE_S:
                 return
             time.sleep(POLL_S)

@@ -24,7 +24,8 @@ def view(
     for index in range(arms * seeds):
         state = "done" if index < done else "running" if index < done + at_work else "waiting"
         arm = f"{name}-{index % arms}"
-        cells.append(Cell(arm, index // arms + 1, index, state, seconds=10.0 if state == "done" else None))
+        seed = str(index // arms + 1)
+        cells.append(Cell(arm, seed, f"seed {seed}", index, state, seconds=10.0 if state == "done" else None))
         if state == "running":
             values = {"val_acc": 61.234, "images_per_s": 5200.0}
             slot = f"cpu{len(running)}"

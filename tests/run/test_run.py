@@ -217,16 +217,21 @@ def test_a_gpu_study_without_a_gpu_says_what_to_do(project: Path) -> None:
     assert not (project / "runs").exists()
 
 
-def test_the_worker_gets_pinned_threads_and_no_gpu(project: Path) -> None:
+EXECUTION = "execution: {threads: 2, dtype: bfloat16, memory_format: channels_last}\n"
+
+
+def test_the_worker_gets_what_execution_says_and_no_gpu(project: Path) -> None:
     task = """
     import os, torch
     def train(settings, context):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
         assert os.environ["PYTHONHASHSEED"] == "0"
         assert os.getsid(0) == os.getpid()
+        assert context.dtype is torch.bfloat16
+        assert context.memory_format is torch.channels_last
         return {"acc": torch.get_num_threads() + float(os.environ["OMP_NUM_THREADS"]) / 10}
     """
-    path = write_study(project, TOY_STUDY + "execution: {threads: 2}\n", task=textwrap.dedent(task))
+    path = write_study(project, TOY_STUDY + EXECUTION, task=textwrap.dedent(task))
     done = ablate("run", str(path), "--only", "baseline", "--seeds", "1", cwd=project)
     assert done.returncode == 0, done.stderr
     assert query(project, "SELECT value FROM measurement WHERE epoch IS NULL") == [(2.2,)]
