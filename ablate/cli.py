@@ -351,9 +351,18 @@ def show(arm: str, name: str | None, location: str | None) -> None:
 @click.option("--markdown", "form", flag_value="markdown", help="A GitHub-flavoured table with footnotes.")
 @click.option("--csv", "form", flag_value="csv", help="A row per trial, every number.")
 @click.option("--json", "form", flag_value="json", help="Everything: arms, effects, trials.")
-def report(name: str | None, location: str | None, form: str | None) -> None:
+@click.option(
+    "--figures",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the figures there (PDF, SVG, PNG) instead: of tuning, metric against budget.",
+)
+def report(name: str | None, location: str | None, form: str | None, figures: Path | None) -> None:
     """Print the comparison table of a study: by name (basenet, basenet@quick), by file, or the one last run."""
     store, stored = _stored(name, location)
+    if figures is not None:
+        _write_figures(store, stored, figures)
+        return
     if form == "csv":
         from ablate.analyse.frames import trials_frame
         from ablate.report import csv
@@ -363,6 +372,24 @@ def report(name: str | None, location: str | None, form: str | None) -> None:
     from ablate.analyse.analysis import analyse
 
     _print_analysis(analyse(store, stored), form)
+
+
+def _write_figures(store: Store, stored: StoredStudy, folder: Path) -> None:
+    from ablate.analyse.analysis import analyse
+    from ablate.errors import EnvironmentFault
+    from ablate.report.figures import write_figures
+
+    try:
+        written = write_figures(analyse(store, stored), folder)
+    except OSError as error:
+        message = f"the figures can't be written: {error.strerror or error}"
+        raise EnvironmentFault(message, where=str(folder), hint="name a folder that can be (--figures DIR)") from None
+    if not written:
+        raise AblateError(
+            f"there is no figure for `{stored.title}`", hint="figures show what was tuned; this study tunes nothing"
+        )
+    for path in written:
+        click.echo(path)
 
 
 @cli.command()
@@ -603,7 +630,8 @@ def _say_summary(made: Plan, summary: Summary) -> None:
     _say(f"{made.study.title}: {', '.join(parts)} ({trained})")
     failed = {each.trial: each for each in summary.trials if each.state == "failed"}
     for each in failed.values():
-        _say(f"failed: {each.arm} seed {each.seed}: {each.reason}")
+        candidate = "" if each.candidate is None else f"candidate {each.candidate} "
+        _say(f"failed: {each.arm} {candidate}seed {each.seed}: {each.reason}")
     if failed:
         title = made.study.title
         _say(f"hint: `ablate logs {title} ARM` shows why; once that is mended, `ablate retry {title}` puts them back")
@@ -712,6 +740,9 @@ def _size(made: Plan) -> str:
     seeds = f"{len(rule.first)} to {len(rule.numbers)} seeds" if more else _count(len(rule.first), "seed")
     if made.study.confirm_seeds is not None:
         seeds = f"({seeds} + {len(made.study.fresh_seeds)} fresh ones)"
+    if made.study.tune:
+        on = f" × {len(made.study.tuning_seeds)} seeds" if len(made.study.tuning_seeds) > 1 else ""
+        seeds = f"({_count(made.study.candidates, 'candidate')}{on} + {seeds})"
     so_far = " at first" if made.study.grows else ""
     return f"{of}{_count(len(made.arms), 'arm')} × {seeds}, {_count(len(made.trials()), 'trial')}{so_far}"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import Call
 from tests.postgres import Server, server
 
 KEPT = ("ABLATE_UPDATE_GOLDEN",)
@@ -36,6 +37,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / ".git").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    return Call(capsys, monkeypatch)
 
 
 @pytest.hookimpl(wrapper=True)

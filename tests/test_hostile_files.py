@@ -31,13 +31,13 @@ from ablate.store.store import open_store
 from ablate.train import checkpoint, manifest
 from ablate.train.context import Context
 from ablate.train.folder import RECORDS_BLOCK, AttemptFolder, Result, Work
-from tests.cli.conftest import call, troubled
+from tests.cli.conftest import troubled
 from tests.command import Call, ablate, query
 from tests.hostile import drives_terminal
 from tests.studies import write_study
 from tests.study.inputs import spoil
 
-__all__ = ["call", "troubled"]
+__all__ = ["troubled"]
 
 ROWS = 600 if os.environ.get("ABLATE_TEST_SOAK") else 60
 SEED = 20261121

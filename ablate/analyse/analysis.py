@@ -25,6 +25,7 @@ from ablate.analyse.findings import (
     count,
 )
 from ablate.analyse.results import Results, read_results
+from ablate.analyse.tuning import tuning_of
 from ablate.analyse.verdicts import Judged, judge
 from ablate.plan.arms import Arm, Contrast
 from ablate.plan.designs import BOTH, TOTAL
@@ -93,6 +94,7 @@ def analyse(store: Store, stored: StoredStudy) -> Analysis:
         counts=count(trial for trials in results.values() for trial in trials),
         source=study.reference.source if study.reference else "",
         assumed=study.assumed,
+        tuning=tuning_of(plan, results),
     )
 
 
@@ -120,6 +122,7 @@ def _arm_results(plan: Plan, results: Results, scores: Scored) -> Arms:
     return {
         (name, role): arm_result(arms[name], role, trials, plan.study, usual, scores.get((name, role), {}))
         for (name, role), trials in results.items()
+        if role != "tune"  # which is told of by itself: its values were chosen among
     }
 
 

@@ -9,10 +9,12 @@ from typing import Any
 from ablate.analyse.findings import TrialResult
 from ablate.analyse.results import results_from
 from ablate.errors import AblateError
+from ablate.plan.trials import Trial
 from ablate.store.facts import StoredStudy
 from ablate.store.history import StoredAttempt, arms_of, history_of
 from ablate.store.store import Store
-from ablate.study.settings import differences
+from ablate.study.schema import Study
+from ablate.study.settings import differences, get, show
 from ablate.study.words import did_you_mean
 
 
@@ -45,8 +47,11 @@ class AttemptDetails:
 
 @dataclass(frozen=True)
 class SeedDetails:
+    """One trial of the arm, and its attempts. ``tuned`` are the settings that it does not share with the arm."""
+
     result: TrialResult
     attempts: tuple[AttemptDetails, ...]
+    tuned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ def arm_details(store: Store, stored: StoredStudy, name: str) -> ArmDetails:
     arm = arms[name]
     history = history_of(store, stored.id)
     plan, results = results_from(store, stored, history.trials, history.measurements)
-    trials = {(trial.arm, trial.seed): trial.trial for trial in history.trials}
+    trials = {trial.fingerprint: trial.trial for trial in history.trials}
+    planned = plan.trials()
     attempts: dict[int, list[AttemptDetails]] = {}
     for attempt in history.attempts:
         attempts.setdefault(attempt.trial, []).append(_attempt(attempt, store.folder))
@@ -89,12 +95,20 @@ def arm_details(store: Store, stored: StoredStudy, name: str) -> ArmDetails:
         settings=plan.arm(name).settings,  # in the order of the study file
         metrics=tuple(plan.study.metrics),
         seeds=tuple(
-            SeedDetails(result, tuple(attempts.get(trials.get((name, result.seed), -1), ())))
+            SeedDetails(
+                result,
+                tuple(attempts.get(trials.get(result.fingerprint, -1), ())),
+                _tuned(plan.study, planned.get(result.fingerprint)),
+            )
             for (of_arm, _), found in results.items()
             if of_arm == name
             for result in found
         ),
     )
+
+
+def _tuned(study: Study, trial: Trial | None) -> tuple[str, ...]:
+    return () if trial is None else tuple(f"{path}: {show(get(trial.settings, path))}" for path in study.tune)
 
 
 def _attempt(attempt: StoredAttempt, folder: Path) -> AttemptDetails:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ablate.plan.outcomes import Status, Told
 from ablate.study.schema import SMALLEST_TEST, Role
@@ -39,6 +39,7 @@ class TrialResult:
 
     ``reason`` says why it failed. A trial is ``diverged`` if its attempt says so or its primary metric is not finite.
     ``first_ended``: when it first had a result (Unix seconds); 0 for one that was ``imported``, as nobody knows.
+    ``candidate``: of a trial that tunes, the place of its settings among those tried for the arm, from 1.
     """
 
     seed: int
@@ -54,6 +55,7 @@ class TrialResult:
     environment: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     source: str = "trained"
+    candidate: int | None = None
 
     def told(self, metric: str) -> Told:
         return Told(self.status, self.values.get(metric), oom=self.is_out_of_memory)
@@ -298,6 +300,76 @@ class Family:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """Settings (dotted path → value) that were tried for an arm; ``number`` counts from 1, in the order of asking.
+
+    ``mean`` is over the tuning seeds, if all have a value.
+    """
+
+    number: int
+    settings: Mapping[str, Any]
+    trials: tuple[TrialResult, ...]
+    mean: float | None
+
+    @property
+    def status(self) -> str:
+        """What became of it: ``finished``, or how its trials ended or stand otherwise, the first that says so."""
+        outcomes = ["pruned" if trial.outcome == "pruned" else trial.status for trial in self.trials]
+        return next((each for each in outcomes if each != "finished"), "finished" if outcomes else "waiting")
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A chosen value that lies at the ``side`` (low or high) of its range: a better one may lie beyond."""
+
+    path: str
+    value: Any
+    side: str
+    range: str
+
+
+@dataclass(frozen=True)
+class ArmTuning:
+    """The candidates of one arm. ``best`` is the index of the one that its trials run with, once all have ended."""
+
+    arm: str
+    title: str
+    candidates: tuple[Candidate, ...]
+    best: int | None
+    is_complete: bool
+    edges: tuple[Edge, ...] = ()
+
+    @property
+    def chosen(self) -> Candidate | None:
+        return None if self.best is None else self.candidates[self.best]
+
+    def best_so_far(self, goal: str) -> list[float | None]:
+        """Return, after each candidate in turn, the best mean until then; None before there is one."""
+        better = max if goal == "max" else min
+        found: list[float | None] = []
+        for candidate in self.candidates:
+            known = [each for each in (found[-1] if found else None, candidate.mean) if each is not None]
+            found.append(better(known) if known else None)
+        return found
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How settings were tuned for every arm alike: ``size`` candidates each, on ``seeds`` that no table uses.
+
+    ``seconds`` is the wall time of their trials.
+    """
+
+    ranges: Mapping[str, str]
+    sampler: str
+    size: int
+    seeds: tuple[int, ...]
+    prune: bool
+    seconds: float
+    arms: tuple[ArmTuning, ...]
+
+
+@dataclass(frozen=True)
 class Analysis:
     """All findings of one study version."""
 
@@ -326,6 +398,7 @@ class Analysis:
     counts: Counts
     source: str = ""
     assumed: Mapping[str, str] = field(default_factory=dict)
+    tuning: Tuning | None = None
 
     @property
     def primary(self) -> MetricInfo:

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ablate.analyse.results import read_results
-from ablate.plan.arms import Arm
 from ablate.plan.trials import Plan
 from ablate.store.facts import StoredStudy
 from ablate.store.store import Store
 from ablate.study.schema import Role
-from ablate.study.settings import canonical, leaves, show
+from ablate.study.settings import Settings, canonical, leaves, show
 
 if TYPE_CHECKING:
     import pandas
@@ -25,7 +24,8 @@ _CLOSING = ("reason", "code_sha256", "fingerprint")
 def trials_frame(store: Store, stored: StoredStudy) -> Frame:
     """Return one row per (arm, seed), arms in plan order: what became of the trial and every final metric.
 
-    ``role``: ``main``, or ``confirm`` for seeds that measure again what the others chose.
+    ``role``: ``main``, ``confirm`` for seeds that measure again what the others chose, or ``tune`` for the candidates
+    whose best settings the others run with. There is a row per candidate, and ``candidate`` has its number.
 
     Settings that differ between arms are columns by their dotted path. What is not there is None or NaN. A metric or a
     setting with the name of another column is called ``metric:…`` or ``setting:…``. What the attempt ran on (commit,
@@ -34,12 +34,15 @@ def trials_frame(store: Store, stored: StoredStudy) -> Frame:
     import pandas
 
     plan, results = read_results(store, stored)
-    roles: tuple[Role, ...] = ("main", "confirm")
+    roles: tuple[Role, ...] = ("main", "confirm", "tune")
     recorded = {name for trials in results.values() for trial in trials for name in trial.values}
     metrics = [*plan.study.metrics, *sorted(recorded - set(plan.study.metrics))]
     settings = _differing(plan)
-    metric_columns = _columns(metrics, taken={*_LEADING, *_CLOSING}, prefix="metric:")
-    taken = {*_LEADING, *_CLOSING, *metric_columns.values()}
+    trials = plan.trials()
+    tuned = trials if plan.tuned else {}
+    leading = [*_LEADING, "candidate"] if plan.tuned else list(_LEADING)
+    metric_columns = _columns(metrics, taken={*leading, *_CLOSING}, prefix="metric:")
+    taken = {*leading, *_CLOSING, *metric_columns.values()}
     setting_columns = _columns(settings, taken=taken, prefix="setting:")
     facts = sorted({name for trials in results.values() for trial in trials for name in trial.environment})
     fact_columns = _columns(facts, taken={*taken, *setting_columns.values()}, prefix="ran:")
@@ -49,6 +52,7 @@ def trials_frame(store: Store, stored: StoredStudy) -> Frame:
             "title": arm.title,
             "seed": trial.seed,
             "role": role,
+            **({"candidate": trial.candidate} if plan.tuned else {}),
             "state": trial.state,
             "outcome": trial.outcome,
             "attempts": trial.attempts,
@@ -58,32 +62,38 @@ def trials_frame(store: Store, stored: StoredStudy) -> Frame:
             "reason": trial.reason or None,
             **{column: trial.environment.get(name) for name, column in fact_columns.items()},
             "code_sha256": trial.code_sha256,
-            "fingerprint": trial.fingerprint,
+            "fingerprint": trial.fingerprint if trial.fingerprint in trials else None,
         }
         for arm in plan.arms
-        for values in [_cells(arm)]
+        for usual in [_cells(arm.settings)]
         for role in roles
         for trial in results.get((arm.name, role), ())
+        for values in [_cells(trials[trial.fingerprint].settings) if trial.fingerprint in tuned else usual]
     ]
-    columns = [*_LEADING, *metric_columns.values(), *setting_columns.values(), *fact_columns.values(), *_CLOSING]
+    columns = [*leading, *metric_columns.values(), *setting_columns.values(), *fact_columns.values(), *_CLOSING]
     frame = pandas.DataFrame(rows, columns=columns, dtype=object)
     numbers = {"seed": "int64", "attempts": "int64", "seconds": "float64"}
     return frame.astype({**numbers, **dict.fromkeys(metric_columns.values(), "float64")})
 
 
 def _differing(plan: Plan) -> list[str]:
-    """Return the dotted paths whose value is not the same in every arm, in the order of the settings."""
+    """Return the dotted paths whose value is not the same in every arm, or is tuned, in the order of the settings."""
     trees = [dict(leaves(arm.settings)) for arm in plan.arms]
     paths = dict.fromkeys(path for tree in trees for path in tree)
-    return [path for path in paths if len({canonical([tree.get(path), path in tree]) for tree in trees}) > 1]
+    tuned = plan.study.tune
+    return [
+        path
+        for path in paths
+        if path in tuned or len({canonical([tree.get(path), path in tree]) for tree in trees}) > 1
+    ]
 
 
-def _cells(arm: Arm) -> dict[str, Any]:
-    """Return an arm's settings as table cells: numbers and text as they are, all else as a study would write it."""
+def _cells(settings: Settings) -> dict[str, Any]:
+    """Return settings as table cells: numbers and text as they are, all else as a study would write it."""
     plain = (int, float, str)
     return {
         path: value if isinstance(value, plain) and not isinstance(value, bool) else show(value)
-        for path, value in leaves(arm.settings)
+        for path, value in leaves(settings)
     }
 
 

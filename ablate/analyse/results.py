@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,6 +17,9 @@ from ablate.store.facts import IMPORTED, StoredStudy, StoredTrial, read_number, 
 from ablate.store.store import Store
 from ablate.study.document import Document
 from ablate.study.schema import Role, Study, from_document
+
+UNCHOSEN = "unchosen:"  # in place of a fingerprint, which hangs on settings that are not chosen
+_HOPE: Mapping[bool, Status] = {True: "failed", False: "waiting"}
 
 Results = Mapping[tuple[str, Role], tuple[TrialResult, ...]]
 
@@ -47,23 +51,34 @@ def results_from(
 ) -> tuple[Plan, Results]:
     """Order what was read from the store as ``read_results`` gives it."""
     study = stored_study(stored)
-    values: dict[tuple[str, Role, int], dict[str, float]] = {}
+    values: dict[int, dict[str, float]] = {}
     for row in measurements:
-        values.setdefault((row.arm, row.role, row.seed), {})[row.metric] = read_number(row.value, row.kind)
-    found: dict[tuple[str, Role, int], TrialResult] = {}
+        values.setdefault(row.trial, {})[row.metric] = read_number(row.value, row.kind)
+    found: dict[tuple[str, Role, str], TrialResult] = {}
     told: dict[str, Told] = {}
     for trial in trials:
-        key = (trial.arm, trial.role, trial.seed)
-        found[key] = _result(trial, values.get(key, {}), study.primary)
-        told[trial.fingerprint] = found[key].told(study.primary)
+        result = _result(trial, values.get(trial.trial, {}), study.primary)
+        found[trial.arm, trial.role, trial.fingerprint] = result
+        told[trial.fingerprint] = result.told(study.primary)
     plan = make_plan(study, told, [version.plan for version in versions_of(store, stored.name, stored.profile)])
     results: dict[tuple[str, Role], list[TrialResult]] = {(arm.name, "main"): [] for arm in plan.arms}
     for replicate in plan.replicates:
-        result = found.get((replicate.arm, replicate.role, replicate.seed))
-        if result is None:
-            result = TrialResult(replicate.seed, replicate.trial.fingerprint, "waiting", "waiting")
+        fingerprint = replicate.trial.fingerprint
+        unasked = TrialResult(replicate.seed, fingerprint, "waiting", "waiting")
+        result = replace(
+            found.get((replicate.arm, replicate.role, fingerprint), unasked), candidate=replicate.candidate
+        )
         results.setdefault((replicate.arm, replicate.role), []).append(result)
+    for arm, tuned in plan.tuned.items():
+        if tuned.chosen is None:
+            results[arm, "main"] = [_unchosen(arm, seed, failed=tuned.is_complete) for seed in study.seeds.first]
     return plan, {key: tuple(each) for key, each in results.items()}
+
+
+def _unchosen(arm: str, seed: int, *, failed: bool) -> TrialResult:
+    """Return what there is of a trial whose settings are not chosen: it waits for that, or for ever."""
+    reason = "none of the candidates that tuned this arm has a value" if failed else ""
+    return TrialResult(seed, f"{UNCHOSEN}{arm}:{seed}", "failed" if failed else "waiting", _HOPE[failed], reason=reason)
 
 
 def _result(row: StoredTrial, values: Mapping[str, float], primary: str) -> TrialResult:

@@ -41,6 +41,7 @@ class Failure:
     outcome: str
     attempts: int
     reason: str
+    candidate: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,4 +145,4 @@ def _failures(results: Results) -> tuple[Failure, ...]:
 
 
 def _failure(arm: str, trial: TrialResult) -> Failure:
-    return Failure(arm, trial.seed, trial.outcome or "", trial.attempts, trial.reason)
+    return Failure(arm, trial.seed, trial.outcome or "", trial.attempts, trial.reason, trial.candidate)

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Version:
     seeds: tuple[int, ...]
     arms: Mapping[str, Mapping[str, Any]]  # name → settings, in plan order
     titles: Mapping[str, str]
+    tune: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # tuned setting → its range
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class TrialFacts:
     tries: tuple[Try, ...]
     finals: Mapping[str, float]
     epochs: Mapping[int, float]
+    role: str = "main"
+    settings: Mapping[str, Any] = field(default_factory=dict)  # where some are tuned
 
     @property
     def standing(self) -> Try | None:
@@ -136,6 +139,7 @@ def _version(connection: Connection, study_id: int) -> Version:
         seeds=tuple(frozen.get("numbers", frozen["seeds"])),  # schema 1 kept them under one name
         arms={each.name: json.loads(each.settings_json) for each in arms},
         titles={each.name: each.title for each in arms},
+        tune=frozen.get("tune", {}),
     )
 
 
@@ -152,6 +156,7 @@ def _trials(connection: Connection, study_id: int) -> dict[str, tuple[Any, Stamp
             trial.c.result_claim,
             trial.c.lease_until,
             replicate.c.seed,
+            replicate.c.role,
             arm.c.name.label("arm"),
             runner.c.boot_id,
             runner.c.lock_file,
@@ -213,6 +218,7 @@ def _facts(
     tries = _tries(connection, ids)
     finals = _finals(connection, ids)
     epochs = _epochs(connection, ids, version.primary)
+    settings = _settings(connection, ids) if version.tune else {}
     for fingerprint, (row, stamp) in rows.items():
         yield (
             fingerprint,
@@ -224,8 +230,18 @@ def _facts(
                 tries=tuple(tries.get(row.id, ())),
                 finals=finals.get(row.id, {}) if stamp.state == "done" else {},
                 epochs=epochs.get(row.id, {}),
+                role=row.role,
+                settings=settings.get(row.id, {}),
             ),
         )
+
+
+def _settings(connection: Connection, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    for some in _chunks(ids):
+        query = select(trial.c.id, trial.c.settings_json).where(trial.c.id.in_(some))
+        found.update({row.id: json.loads(row.settings_json) for row in connection.execute(query)})
+    return found
 
 
 def _tries(connection: Connection, ids: Sequence[int]) -> dict[int, list[Try]]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
@@ -370,8 +370,17 @@ def _write(storage: RDBStorage, drawn: _Drawn, key: str, part: TrialPicture) -> 
 
 
 @functools.lru_cache(maxsize=32)
-def _distributions(frame: Frame) -> dict[str, CategoricalDistribution]:
-    return {name: CategoricalDistribution(levels) for name, levels in frame.levels.items()}
+def _distributions(frame: Frame) -> dict[str, BaseDistribution]:
+    found: dict[str, BaseDistribution] = {
+        name: CategoricalDistribution(levels) for name, levels in frame.levels.items()
+    }
+    for path, each in frame.ranges.items():
+        found[path] = (
+            IntDistribution(int(each.low), int(each.high), log=each.log)
+            if each.whole
+            else FloatDistribution(each.low, each.high, log=each.log)
+        )
+    return found
 
 
 # --- what went wrong

@@ -7,12 +7,12 @@ list of levels that grows is an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ablate.mirror.facts import TrialFacts, Try, Version
-from ablate.study.settings import leaves, show
+from ablate.study.settings import get, leaves, show
 
 KEY = "ablate:trial"
 SPEC = "ablate:spec"
@@ -25,7 +25,7 @@ class TrialPicture:
     """One trial as Optuna keeps it. ``state`` is one of Optuna's names; times play no part in comparisons."""
 
     state: str
-    levels: Mapping[str, str]
+    levels: Mapping[str, Any]
     attributes: Mapping[str, Any]
     epochs: Mapping[int, float]
     value: float | None
@@ -49,6 +49,17 @@ class Frame:
     levels: Mapping[str, tuple[str, ...]]
     attributes: Mapping[str, Any]
     of_arm: Mapping[str, Mapping[str, str]]  # arm → its levels
+    ranges: Mapping[str, NumberRange] = field(default_factory=dict)  # tuned settings that are numbers
+
+
+@dataclass(frozen=True)
+class NumberRange:
+    """The range of a tuned number. ``whole``: it takes integers alone."""
+
+    low: float
+    high: float
+    log: bool
+    whole: bool
 
 
 def frame_of(version: Version) -> Frame:
@@ -64,6 +75,7 @@ def frame_of(version: Version) -> Frame:
             levels[parameter] = tuple(dict.fromkeys(shown.values()))
             for name, level in shown.items():
                 of_arm[name][parameter] = level
+    levels |= {path: tuple(map(show, found["choices"])) for path, found in version.tune.items() if "choices" in found}
     levels = {name: found for name, found in levels.items() if len(found) <= MAX_LEVELS}
     return Frame(
         name=f"{version.title} v{version.number}",
@@ -75,8 +87,18 @@ def frame_of(version: Version) -> Frame:
             "mirror": "drawn by ablate from its store; what is changed here does not reach the results",
             SPEC: f"{version.spec_sha256} {len(version.arms)}",  # a path that goes on has more arms, and is drawn anew
         },
+        ranges=dict(_ranges(version)),
         of_arm={name: {key: level for key, level in own.items() if key in levels} for name, own in of_arm.items()},
     )
+
+
+def _ranges(version: Version) -> Iterator[tuple[str, NumberRange]]:
+    first = next(iter(version.arms.values()))
+    for path, found in version.tune.items():
+        if "choices" not in found:
+            base, ends = get(first, path), (found["low"], found["high"])
+            whole = type(base) is int or (base is None and {type(end) for end in ends} == {int})
+            yield path, NumberRange(*ends, found.get("log", False), whole)
 
 
 def draw(version: Version, frame: Frame, facts: TrialFacts) -> TrialPicture:
@@ -87,9 +109,14 @@ def draw(version: Version, frame: Frame, facts: TrialFacts) -> TrialPicture:
     value = facts.finals.get(frame.metric)
     usable = value is not None and math.isfinite(value) and _outcome(facts) != "diverged"
     state = {"waiting": "WAITING", "running": "RUNNING", "failed": "FAIL"}.get(facts.stamp.state)
-    state = state or ("COMPLETE" if usable else "FAIL")
+    state = state or ("COMPLETE" if usable else "PRUNED" if _outcome(facts) == "pruned" else "FAIL")
     first = facts.stamp.arms[0]
-    levels = {**frame.of_arm[first], **({"seed": str(facts.seed)} if "seed" in frame.levels else {})}
+    levels: dict[str, Any] = dict(frame.of_arm[first])
+    if "seed" in frame.levels:
+        levels["seed"] = str(facts.seed)
+    for path in version.tune:
+        value_there = get(facts.settings, path)
+        levels |= {path: value_there if path in frame.ranges else show(value_there)}
     return TrialPicture(
         state=state,
         levels=levels,
@@ -139,6 +166,7 @@ def _attributes(version: Version, facts: TrialFacts) -> dict[str, Any]:
         "title": version.titles[arms[0]],
         "seed": facts.seed,
         "state": facts.stamp.state,
+        **({"role": facts.role} if version.tune else {}),
         "attempts": [_attempt(each) for each in facts.tries],
     }
     if facts.stamp.state in ("done", "failed"):  # an attribute stays once written: these would outlive a retry

@@ -49,9 +49,13 @@ def _print_seed(seed: SeedDetails, arm: ArmDetails, console: Console) -> None:
     result = seed.result
     console.print()
     state = result.state if result.status == "finished" else result.status
+    state = "pruned" if result.outcome == "pruned" else state
     seconds = f", {duration(result.seconds)}" if result.seconds is not None else ""
     reason = f": {result.reason}" if result.reason else ""
-    _print(console, f"seed {result.seed}: {state}{seconds}{reason}", style="bold")
+    which = f"candidate {result.candidate}, " if result.candidate is not None else ""
+    _print(console, f"{which}seed {result.seed}: {state}{seconds}{reason}", style="bold")
+    for value in seed.tuned:
+        _print(console, value, indent=_INDENT)
     others = [name for name in result.values if name not in arm.metrics]
     names = [name for name in arm.metrics if name in result.values] + others
     if result.status in ("finished", "diverged") and names:
@@ -87,7 +91,7 @@ def _attempt(attempt: AttemptDetails) -> Iterator[str]:
 
 def _print_environments(arm: ArmDetails, console: Console) -> None:
     """Print what every attempt has in common, then what only some of them have."""
-    where = [(f"seed {seed.result.seed} attempt {each.number}", each) for seed in arm.seeds for each in seed.attempts]
+    where = [(f"{_name(seed)} attempt {each.number}", each) for seed in arm.seeds for each in seed.attempts]
     if not where:
         return
     facts = [attempt.environment for _, attempt in where]
@@ -104,6 +108,11 @@ def _print_environments(arm: ArmDetails, console: Console) -> None:
             console.print()
             _print(console, f"environment of {', '.join(names)}", style="bold")
             _print_facts(dict(rest), console)
+
+
+def _name(seed: SeedDetails) -> str:
+    candidate = seed.result.candidate
+    return f"seed {seed.result.seed}" if candidate is None else f"candidate {candidate} seed {seed.result.seed}"
 
 
 def _print_facts(facts: Mapping[str, str], console: Console) -> None:

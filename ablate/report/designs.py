@@ -30,6 +30,7 @@ from ablate.report.table import (
     plot_of,
     value_text,
 )
+from ablate.report.tuning import tuning_table
 from ablate.study.schema import step_of
 
 EFFECT_TITLES = {
@@ -67,8 +68,9 @@ _DESIGN_NOUNS = {"factorial": "factorial", "fractional": "fraction"}
 
 
 def build_tables(analysis: Analysis) -> tuple[Table, ...]:
-    """Return the tables of each design, in the order in which the study lists them."""
-    return tuple(table for design in analysis.designs for table in _tables(analysis, design))
+    """Return the tables of each design, in the order in which the study lists them, and last that of tuning."""
+    tables = tuple(table for design in analysis.designs for table in _tables(analysis, design))
+    return (*tables, tuning_table(analysis, analysis.tuning)) if analysis.tuning else tables
 
 
 def _tables(analysis: Analysis, design: DesignResult) -> Iterator[Table]:

@@ -23,6 +23,7 @@ from ablate.analyse.findings import (
     Effect,
     Interval,
     TrialResult,
+    Tuning,
 )
 from ablate.report.designs import ESTIMANDS
 
@@ -46,7 +47,7 @@ def _report(analysis: Analysis) -> dict[str, Any]:
             "task": analysis.task,
         },
         "method": {
-            "select": "last epoch, no checkpoint selection",
+            "select": "the value that each trial returned at its end",
             "spread": "sample standard deviation over seeds (ddof 1)",
             "interval": "Student's t for each comparison by itself: of each seed's own contrast, or Welch-"
             "Satterthwaite where pairing is none; each effect names its own",
@@ -70,8 +71,39 @@ def _report(analysis: Analysis) -> dict[str, Any]:
         "counts": _counts(analysis.counts),
         "arms": [_arm(arm) for arm in analysis.arms],
         "designs": [_design(design) for design in analysis.designs],
+        **({"tuning": _tuning(analysis.tuning)} if analysis.tuning else {}),
         "reference": analysis.source or None,
         "assumed": dict(analysis.assumed),
+    }
+
+
+def _tuning(tuning: Tuning) -> dict[str, Any]:
+    return {
+        "ranges": dict(tuning.ranges),
+        "sampler": tuning.sampler,
+        "candidates": tuning.size,
+        "seeds": list(tuning.seeds),
+        "prune": tuning.prune,
+        "seconds": _finite(tuning.seconds),
+        "arms": [
+            {
+                "arm": arm.arm,
+                "complete": arm.is_complete,
+                "chosen": None if arm.chosen is None else arm.chosen.number,
+                "edges": [asdict(edge) for edge in arm.edges],
+                "candidates": [
+                    {
+                        "number": each.number,
+                        "settings": dict(each.settings),
+                        "status": each.status,
+                        "mean": _finite(each.mean),
+                        "trials": [{"seed": trial.seed, "fingerprint": trial.fingerprint} for trial in each.trials],
+                    }
+                    for each in arm.candidates
+                ],
+            }
+            for arm in tuning.arms
+        ],
     }
 
 

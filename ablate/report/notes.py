@@ -9,7 +9,7 @@ from statistics import median
 
 from ablate.analyse.comparing import COMPARE
 from ablate.analyse.findings import Analysis, ArmResult, Comparison, Counts, DesignResult, Effect
-from ablate.report.numbers import duration, fixed, p_value, plain, plural, seed_list
+from ablate.report.numbers import duration, fixed, listed, p_value, plain, plural, seed_list
 from ablate.report.text import one_line
 from ablate.stats.power import detectable
 from ablate.stats.proportions import accuracy_noise, clopper_pearson
@@ -17,6 +17,8 @@ from ablate.study.schema import SMALLEST_TEST
 
 IDENTICAL = "bit-identical results: the change is probably not reaching the code"
 NO_SEED_EFFECT = "seeds give identical runs; check seeding"
+
+SAMPLERS = {"tpe": "TPE", "qmc": "quasi-random search", "grid": "grid search"}
 
 # below this many seeds neither sd nor interval is printed: with one degree of freedom they mislead
 SPREAD_FROM = SMALLEST_TEST
@@ -72,6 +74,7 @@ def general_notes(
         " ".join(_signs(analysis, design, spread=spread, shown=shown)),
         " ".join(_method(analysis, design)),
         " ".join(_seeds_rule(analysis, design)),
+        _tuned(analysis),
         _metric(analysis),
         _counts(design.counts),
         _caveat(design),
@@ -183,6 +186,22 @@ def _seeds_rule(analysis: Analysis, design: DesignResult) -> Iterator[str]:
         yield f"All values are of fresh seeds ({fresh}); seeds {chosen} {role}."
 
 
+def _tuned(analysis: Analysis) -> str:
+    """Say that each arm has settings of its own, and that the seeds which chose them are not these."""
+    tuning = analysis.tuning
+    if tuning is None:
+        return ""
+    paths, sampler = listed(list(tuning.ranges)), SAMPLERS[tuning.sampler]
+    seeds = f"seed{'s' if len(tuning.seeds) > 1 else ''} {seed_list(tuning.seeds)}"
+    tried = f"the best of {tuning.size} tried ({sampler}, on {seeds})"
+    edges = sum(bool(arm.edges) for arm in tuning.arms)
+    warning = f" At the edge of a range for {plural(edges, 'arm')}: see the table of tuning." if edges else ""
+    return (
+        f"Each row has its own {paths}, {tried}; all values here are of other seeds.{warning} "
+        "Intervals are for the settings that were chosen: another search could choose others."
+    )
+
+
 def _pairing(analysis: Analysis, design: DesignResult) -> Iterator[str]:
     """Say what sharing seeds has brought: how wide differences are beside those of independent seeds."""
     ratios = []
@@ -244,7 +263,7 @@ def _metric(analysis: Analysis) -> str:
     metric = analysis.primary
     unit = f" in {metric.unit}" if metric.unit else ""
     better = "higher is better" if metric.goal == "max" else "lower is better, so that a negative difference is a gain"
-    return f"Metric: {metric.label}{unit}, {better}. Last epoch, no checkpoint selection."
+    return f"Metric: {metric.label}{unit}, {better}; each trial's is the value that it returned."
 
 
 def _counts(counts: Counts) -> str:

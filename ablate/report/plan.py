@@ -14,6 +14,7 @@ from rich.text import Text
 from ablate.plan.arms import Contrast
 from ablate.plan.cost import ArmCost, Cost
 from ablate.plan.trials import Plan
+from ablate.report.notes import SAMPLERS
 from ablate.report.numbers import plural, seed_list
 from ablate.report.text import in_encoding, one_line
 from ablate.stats.power import certifiable, detectable
@@ -46,6 +47,8 @@ def print_plan(plan: Plan, cost: Cost, console: Console, *, spread: Spread | Non
     unit = f" ({metric.unit})" if metric.unit else ""
     _print(console, f"{study.title}: {study.question}" if study.question else study.title, style="bold")
     _print(console, f"primary metric {study.primary}{unit}, {better} is better; {_seeds(study)}")
+    for line in _tuning(study):
+        _print(console, line)
     costs = {each.arm: each for each in cost.arms if each.planned}
     for design in plan.rows:
         rows = [row for row in plan.contrasts if row.design == design and row.tested and set(row.arms) <= costs.keys()]
@@ -102,6 +105,13 @@ def _models(plan: Plan, design: str, costs: Mapping[str, ArmCost]) -> Iterator[_
         if name in costs:
             changes = differences(plan.study.settings, plan.arm(name).settings)
             yield _Entry(name, tuple(map(str, changes)) or ("the settings as they stand",), *_numbers(costs[name]))
+
+
+def _tuning(study: Study) -> Iterator[str]:
+    if study.tune and study.budget:
+        ranges = ", ".join(f"{path} ({found})" for path, found in study.tune.items())
+        how = f"{plural(study.candidates, 'candidate')} by {SAMPLERS[study.budget.sampler]}"
+        yield f"tuned for every arm: {ranges}; {how} on {plural(len(study.tuning_seeds), 'seed')} of their own"
 
 
 def _seeds(study: Study) -> str:
@@ -187,7 +197,8 @@ def _growth(plan: Plan) -> Iterator[str]:
     if "path" in plan.rows:
         steps = len(study.trunk)
         arms, fresh = arms + steps * (steps + 1) // 2 + 1, fresh + steps + 1
-    most = arms * len(study.seeds.numbers) + fresh * len(study.fresh_seeds)
+    tuning = arms * study.candidates * len(study.tuning_seeds)
+    most = tuning + arms * len(study.seeds.numbers) + fresh * len(study.fresh_seeds)
     yield f"results decide how many there are in the end: at most {plural(most, 'trial')}"
 
 

@@ -96,7 +96,8 @@ def _clock(moment: float, now: float) -> str:
 def _failures(failures: Sequence[Failure]) -> Iterator[str]:
     for failure in failures[:_FAILURES]:
         attempts = f" after {plural(failure.attempts, 'attempt')}" if failure.attempts > 1 else ""
-        yield f"{failure.arm} seed {failure.seed}{attempts}: {failure.reason}"
+        candidate = "" if failure.candidate is None else f"candidate {failure.candidate} "
+        yield f"{failure.arm} {candidate}seed {failure.seed}{attempts}: {failure.reason}"
     if len(failures) > _FAILURES:
         yield f"... and {len(failures) - _FAILURES:,} more"
 
@@ -111,10 +112,11 @@ def _next(standing: Standing, options: str) -> Iterator[tuple[str, str]]:
     elif missing:
         orphans = f", {standing.orphans:,} of them left behind by a dead runner" if standing.orphans else ""
         yield standing.command, f"runs {plural(missing, 'trial')}{orphans}"
-    if standing.failures:
-        failure = standing.failures[0]
+    begun = [failure for failure in standing.failures if failure.attempts]  # not what has no settings to run with
+    if begun:
+        failure = begun[0]
         yield f"ablate logs {name} {shlex.quote(failure.arm)} --seed {failure.seed}{options}", "what it printed"
-        yield f"ablate retry {name}{options}", f"tries {plural(counts.failed, 'trial')} again"
+        yield f"ablate retry {name}{options}", f"tries {plural(len(begun), 'trial')} again"
     if counts.done:
         yield f"ablate report {name}{options}", f"the table{' so far' if counts.missing else ''}"
 

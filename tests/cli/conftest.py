@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Call, ablate
+from tests.command import ablate
 from tests.studies import TOY, TOY_STUDY, write_study
 
 # seed 2 of `two` diverges, seed 2 of `three` fails with a message that would drive a terminal
@@ -31,8 +31,3 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = ablate("run", "toy.yaml", cwd=folder, TMPDIR=str(tmp_path_factory.mktemp("tmp")))
     assert done.returncode == 1, done.stderr
     return folder
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    return Call(capsys, monkeypatch)

@@ -194,7 +194,7 @@ def test_a_name_from_elsewhere_drives_no_terminal(copied: Path, call: Call) -> N
 
 def test_a_planned_replicate_that_is_there_twice_is_found(copied: Path) -> None:
     path = copied / "runs" / "ablate.db"
-    unique = "UNIQUE (arm, role, seed), "
+    unique = "UNIQUE (arm, role, seed, trial), "
     damage_rows(path, without_unique("replicate", unique))
     damage_rows(path, "INSERT INTO replicate SELECT 99, arm, role, seed, trial, position FROM replicate WHERE id = 1")
     store = open_store(path, read_only=True)

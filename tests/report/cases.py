@@ -51,6 +51,13 @@ CASES = {
     "two-seeds": Case({"seeds": 2}),
     "leave-one-out": Case({"designs": ["leave-one-out"]}),
     "one-at-a-time": Case({"designs": ["one-at-a-time"]}),
+    "tuned": Case(
+        {
+            "tune": {"train.lr": {"choices": [0.001, 0.01, 0.1]}, "train.epochs": {"low": 10, "high": 20, "step": 5}},
+            "budget": {"sampler": "grid", "seeds": 2},
+        },
+        {("depth-6", 1_000_001): FAILED},
+    ),
     "hostile": Case(
         {
             "question": "Does `<script>` | break *it*?",

@@ -40,7 +40,7 @@ RENDERINGS = {
     "json": lambda filled: json.render(analyse(filled.store, filled.stored)),
 }
 EVERYWHERE = ("80.txt", "140.txt", "md")
-MORE = {"troubled": ("csv", "json", "ascii.txt"), "hostile": ("csv", "ascii.txt")}
+MORE = {"troubled": ("csv", "json", "ascii.txt"), "hostile": ("csv", "ascii.txt"), "tuned": ("csv", "json")}
 
 
 @pytest.mark.parametrize("name", CASES)
