@@ -94,7 +94,7 @@ def provide(source: Source, folder: Path) -> None:
     try:
         failpoint("data-begun")
         folder.mkdir(parents=True, exist_ok=True)
-        with _only_one(folder / ".download.lock"):
+        with only_one(folder / ".download.lock"):
             if missing := _missing(source, folder):  # another worker may have been quicker
                 _download(BASE_URL + source.archive, missing, folder)
     except (OSError, EOFError, tarfile.TarError, zlib.error, http.client.HTTPException, _Damaged) as failure:
@@ -190,8 +190,10 @@ def _records(batch: dict[bytes, Any], label_keys: tuple[str, ...]) -> bytes:
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
+def only_one(lock: Path) -> Iterator[None]:
+    """Let one process in at a time, of all that use the file ``lock``, whose folder is made where it is missing."""
     failpoint("data-lock-begun")
+    lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # given back by the kernel, however the process ends
         yield

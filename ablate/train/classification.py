@@ -13,17 +13,22 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field, model_validator
 from sklearn.metrics import f1_score, recall_score
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.flop_counter import FlopCounterMode
 
 from ablate.errors import AblateError
 from ablate.train.augment import Augmenter, AugmentSettings, normalise
+from ablate.train.confusion import confusion_csv, per_class_csv
 from ablate.train.context import Context, Diverged
 from ablate.train.data import ImageData, Images, load
+from ablate.train.frozen import in_batches, parted
 from ablate.train.seeding import stream_seed
 from ablate.train.settings import Settings
 
@@ -32,40 +37,62 @@ class TrainSettings(Settings):
     """The ``train:`` mapping of a study.
 
     epochs, batch  how often every image is seen, and how many at once
-    optimizer      ``sgd`` (with ``momentum``) or ``adam`` (β = 0.9, 0.999; its weight decay is the L2 kind)
-    schedule       of ``lr``: ``constant``; ``step``, × ``step_factor`` after every ``step_epochs``; ``cosine`` to 0
+    optimizer      ``sgd`` (with ``momentum``), ``adam`` (β = 0.9, 0.999; its weight decay is the L2 kind) or ``adamw``
+                   (the same, with weight decay apart from the gradient)
+    schedule       of ``lr``: ``constant``; ``step``, × ``step_factor`` after every ``step_epochs``; ``cosine`` to 0;
+                   ``one-cycle``, up to ``lr`` and down again; ``plateau``, × ``plateau_factor`` after every
+                   ``plateau_epochs`` in a row in which the validation loss did not improve. The options of another
+                   schedule must be off: 0 (which a step can set) or null
+    label_smoothing
+                   what part of the target is spread over all classes, in the loss that is trained on
+    keep           the weights that are tested: of the ``last`` epoch, or of the ``best`` by validation accuracy, the
+                   first of equals
     """
 
     epochs: int = Field(ge=1)
     batch: int = Field(ge=1)
     lr: float = Field(gt=0, allow_inf_nan=False)
-    optimizer: Literal["sgd", "adam"]
+    optimizer: Literal["sgd", "adam", "adamw"]
     momentum: float | None = Field(default=None, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    schedule: Literal["constant", "step", "cosine"] = "constant"
-    step_epochs: int | None = Field(default=None, ge=1)
-    step_factor: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    schedule: Literal["constant", "step", "cosine", "one-cycle", "plateau"] = "constant"
+    step_epochs: int | None = Field(default=None, ge=0)
+    step_factor: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    plateau_epochs: int | None = Field(default=None, ge=0)
+    plateau_factor: float | None = Field(default=None, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    keep: Literal["last", "best"] = "last"
 
     @model_validator(mode="after")
     def _every_value_is_used(self) -> TrainSettings:
-        if self.optimizer == "adam" and self.momentum:
-            raise ValueError(f"adam has no momentum; set momentum to null where it is {self.momentum}")
-        steps = (self.step_epochs, self.step_factor)
-        if self.schedule == "step" and None in steps:
-            raise ValueError("the schedule `step` needs step_epochs and step_factor")
-        if self.schedule != "step" and steps != (None, None):
-            raise ValueError(f"the schedule `{self.schedule}` uses no step_epochs or step_factor; set both to null")
+        if self.optimizer != "sgd" and self.momentum:
+            raise ValueError(f"{self.optimizer} has no momentum; set momentum to null where it is {self.momentum}")
+        for schedule in ("step", "plateau"):
+            options = (getattr(self, f"{schedule}_epochs"), getattr(self, f"{schedule}_factor"))
+            names = f"{schedule}_epochs {{}} {schedule}_factor"
+            if schedule == self.schedule and not all(options):
+                raise ValueError(f"the schedule `{schedule}` needs {names.format('and')}")
+            if schedule != self.schedule and any(options):
+                raise ValueError(f"the schedule `{self.schedule}` uses no {names.format('or')}; set both to 0 or null")
         return self
 
 
 class LoopSettings(Settings):
-    """What the loop reads of the whole settings; ``model`` is left to the task's own model function."""
+    """What the loop reads of the whole settings; ``model`` is left to the task's own model function.
+
+    normalise  ``true``: by the mean and standard deviation of the training part; ``constant``: both 0.5, so that
+               pixels lie in -1…1; ``false``: pixels lie in 0…1
+    write      what a trial leaves in its attempt folder on request: ``per_class``, artifacts/per_class.csv and
+               confusion.csv of the test set; ``tensorboard``, event files with every recorded number, and some
+               validation images with their predictions
+    """
 
     model: Any = None
     data: dict[str, Any]
     augment: dict[str, Any]
-    normalise: bool
+    normalise: Literal[True, False, "constant"]
     train: dict[str, Any]
+    write: list[Literal["per_class", "tensorboard"]] = Field(default=[])
 
 
 def train_classifier(
@@ -73,12 +100,19 @@ def train_classifier(
 ) -> dict[str, float]:
     """Train what ``build_model`` returns (float images [B, C, H, W] → logits [B, classes]) and measure it.
 
-    Every epoch is recorded with ``train_loss`` and, on the validation part, ``val_loss`` (both the mean cross-entropy
-    of an image, in nats), ``val_acc``, ``val_macro_f1`` and ``val_macro_recall`` (%). The returned metrics are those
-    of the last epoch, the same four of the test set, which is read once, at the end, and the facts ``parameters``
-    (trainable), ``flops`` (forward pass of one image), ``train_seconds`` and ``images_per_s`` (of the training
-    iterations alone), ``peak_memory_mb`` (MiB; of the GPU, or of the whole process on a CPU). Where the study's primary
-    metric is ``val_acc`` or ``test_acc``, every image of that part is scored: 100 if it was classified right, else 0.
+    Every epoch is recorded with ``train_loss`` and ``train_acc`` (%; as its batches were trained on, augmented) and, on
+    the validation part, ``val_loss`` (both losses are the mean cross-entropy of an image, in nats; the former of
+    smoothed labels, where they are smoothed), ``val_acc``, ``val_macro_f1`` and
+    ``val_macro_recall`` (%), and with ``lr``, the rate of its last iteration. The returned metrics are those of the
+    last epoch (or of the one that is kept, see TrainSettings; the fact ``kept_epoch`` tells which), the same four of
+    the test set, which is read once, at the end, and the facts ``parameters`` (trainable), ``flops`` (forward pass of
+    one image), ``train_seconds`` and ``images_per_s`` (of the training iterations alone), ``peak_memory_mb`` (MiB; of
+    the GPU, or of the whole process on a CPU). Where the study's primary metric is ``val_acc`` or ``test_acc``, every
+    image of that part is scored: 100 if it was classified right, else 0.
+
+    Where the model is ``nn.Sequential(Frozen(…), head)`` and the augmentation shows an image in one or two ways, the
+    frozen features of every image are computed once, in batches of ``batch`` images in their order; the iterations are
+    then those of the head alone, and ``train_seconds`` is theirs.
 
     The last, smaller batch of an epoch is trained on as well, unless it is a single image, which no BatchNorm1d can
     normalise: then it is left out, in every arm alike. Raises AblateError for settings that are wrong or of no
@@ -88,74 +122,146 @@ def train_classifier(
     plan = TrainSettings.read(chosen.train, "train")
     augment = AugmentSettings.read(chosen.augment, "augment")
     be_repeatable(context)
+    events = None
+    if "tensorboard" in chosen.write:
+        from ablate.train.events import Events  # tensorboard, which few trials need
+
+        events = Events(context.folder)
     data = load(chosen.data, device=context.device)
     context.fact("data_sha256", data.sha256())
-    mean, std = (data.mean, data.std) if chosen.normalise else (None, None)
-    augmenter = Augmenter(data.train.images, augment)
+    mean, std = statistics(data, chosen.normalise)
+    augmenter = Augmenter(data.train.images, augment, size=data.size)
 
     torch.manual_seed(stream_seed(context.seed, "init"))
-    model = build_model(data).to(context.device)
+    model = build_model(data).to(context.device).to(memory_format=context.memory_format)
     optimizer = build_optimizer(model, plan)
+    plateau = build_plateau(optimizer, plan)
 
-    def logits_of(images: Tensor) -> Tensor:
+    frozen, learner = parted(model)
+    cached = frozen is not None and augment.views is not None
+
+    def output_of(net: nn.Module, inputs: Tensor) -> Tensor:
         bfloat16 = context.dtype is torch.bfloat16
         with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            logits: Tensor = model(normalise(images, mean, std))
-        return logits.float()
+            out: Tensor = net(inputs.contiguous(memory_format=context.memory_format) if inputs.dim() == 4 else inputs)
+        return out
+
+    def features(images: Tensor) -> Tensor:
+        context.raise_if_stopped()
+        assert frozen is not None
+        return output_of(frozen, normalise(images, mean, std))
+
+    def seen(part: Images) -> Images:
+        """Return a part as the classifier is given it: with features in the place of images, where they are cached."""
+        if not cached:
+            return part
+        found = in_batches(lambda index: features(part.images[index.to(part.images.device)]), len(part), plan.batch)
+        return Images(found, part.labels, part.places)
+
+    def logits_of(inputs: Tensor) -> Tensor:
+        """Return the float32 logits of normalised images, or of their cached features."""
+        return output_of(learner if cached else model, inputs).float()
+
+    def classify(inputs: Tensor) -> Tensor:
+        return logits_of(inputs if cached else normalise(inputs, mean, std))
 
     done, seconds = 0, 0.0
+    best: dict[str, Any] = {}
     if state := context.resume():
-        model.load_state_dict(state["model"])
+        learner.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        done, seconds = state["epoch"], state["seconds"]
+        done, seconds, best = state["epoch"], state["seconds"], state.get("best", {})
+        if plateau:
+            plateau.load_state_dict(state["plateau"])
+
+    model.eval()
+    validation = seen(data.validation)
+    table = None  # of cached features: [views, N, …]
+    if cached:
+
+        def view(flip: bool) -> Tensor:
+            return in_batches(lambda index: features(augmenter.view(index, flip=flip)), len(data.train), plan.batch)
+
+        table = torch.stack([view(flip) for flip in (False, True)[: augment.views]])
 
     metrics: dict[str, float] = {}
     for epoch in range(done + 1, plan.epochs + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(plan, epoch)
         batches = batches_of_epoch(len(data.train), plan.batch, context.generator("order", epoch))
         draws = augmenter.draws(context.generator("augment", epoch))
         torch.manual_seed(stream_seed(context.seed, "noise", epoch))  # dropout, and whatever else a model draws
         model.train()
         started = time.perf_counter()
         loss_sum = torch.zeros((), dtype=torch.float64, device=context.device)
-        for batch in batches:
+        hits = torch.zeros((), dtype=torch.int64, device=context.device)
+        for number, batch in enumerate(batches):
             context.raise_if_stopped()
+            if not plateau:
+                set_rate(optimizer, learning_rate(plan, epoch, iteration=number, iterations=len(batches)))
             index = batch.to(context.device)
-            loss = cross_entropy(logits_of(augmenter.batch(index, draws)), data.train.labels[index])
+            if table is None:
+                inputs = augmenter.cut_out(normalise(augmenter.batch(index, draws), mean, std), index, draws)
+            else:
+                inputs = table[draws.flip[index].long(), index]
+            labels = data.train.labels[index]
+            logits = logits_of(inputs)
+            loss = cross_entropy(logits, labels, label_smoothing=plan.label_smoothing)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             loss_sum += loss.detach() * len(batch)
+            hits += (logits.argmax(dim=1) == labels).sum()
         train_loss = loss_sum.item() / sum(map(len, batches))  # the epoch's only wait for the device
+        train_acc = 100 * hits.item() / sum(map(len, batches))
         took = time.perf_counter() - started
         seconds += took
 
         model.eval()
-        measured, val_right = evaluate(logits_of, data.validation, data.classes, plan.batch, "val")
-        metrics = {"train_loss": train_loss} | measured
-        speed = sum(map(len, batches)) / took
-        context.record(epoch=epoch, epochs=plan.epochs, images_per_s=speed, **metrics)
+        measured, guesses = evaluate(classify, validation, data.classes, plan.batch, "val")
+        metrics = {"train_loss": train_loss, "train_acc": train_acc} | measured
+        facts = {"lr": optimizer.param_groups[0]["lr"], "images_per_s": sum(map(len, batches)) / took}
+        context.record(epoch=epoch, epochs=plan.epochs, **facts, **metrics)
+        if events:
+            events.scalars(context.records)
         for name in ("train_loss", "val_loss"):
             if not math.isfinite(metrics[name]):
                 raise Diverged(f"{name} is {metrics[name]} in epoch {epoch} of {plan.epochs}")
+        if plateau:
+            plateau.step(metrics["val_loss"])
+        if plan.keep == "best" and (not best or metrics["val_acc"] > best["metrics"]["val_acc"]):
+            best = {"epoch": epoch, "metrics": metrics, "model": copy.deepcopy(learner.state_dict())}
         if epoch < plan.epochs:
             context.checkpoint(
                 {
-                    "model": model.state_dict(),
+                    "model": learner.state_dict(),
                     "optimizer": optimizer.state_dict(),
+                    "plateau": plateau.state_dict() if plateau else {},
+                    "best": best,
                     "epoch": epoch,
                     "seconds": seconds,
                 }
             )
 
+    if best:
+        context.fact("kept_epoch", str(best["epoch"]))
+        learner.load_state_dict(best["model"])
+        metrics = best["metrics"]
+        _, guesses = evaluate(classify, validation, data.classes, plan.batch, "val")
     test = data.read_test()
-    measured, test_right = evaluate(logits_of, test, data.classes, plan.batch, "test")
-    metrics |= measured
-    scored = {"val_acc": (data.validation, val_right), "test_acc": (test, test_right)}
-    part, right = scored.get(context.metrics[0] if context.metrics else "val_acc", (test, []))
-    if right:
-        context.scores(part.ids.tolist(), [100.0 if each else 0.0 for each in right])
+    measured, test_guesses = evaluate(classify, seen(test), data.classes, plan.batch, "test")
+    metrics = metrics | measured
+    if events:
+        events.predictions(data.validation, guesses, epoch=best.get("epoch", plan.epochs))
+        events.close()
+    if "per_class" in chosen.write:
+        truth = test.labels.cpu().numpy()
+        context.artifact("per_class.csv", per_class_csv(truth, test_guesses, data.classes))
+        context.artifact("confusion.csv", confusion_csv(truth, test_guesses, data.classes))
+    scored = {"val_acc": (data.validation, guesses), "test_acc": (test, test_guesses)}
+    primary = context.metrics[0] if context.metrics else "val_acc"
+    if primary in scored:
+        part, found = scored[primary]
+        right = found == part.labels.cpu().numpy()
+        context.scores(part.ids.tolist(), np.where(right, 100.0, 0.0).tolist())
     images_seen = plan.epochs * sum(map(len, batches))
     return metrics | {
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -166,10 +272,20 @@ def train_classifier(
     }
 
 
-def learning_rate(train: TrainSettings, epoch: int) -> float:
-    """Return the rate of ``epoch``, counted from 1. The cosine is lr · ½(1 + cos(π (epoch - 1) / epochs)).
+def statistics(data: ImageData, how: bool | str) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Return the mean and the standard deviation (float32 [C]) that the setting ``normalise`` asks for."""
+    if how == "constant":
+        return torch.full_like(data.mean, 0.5), torch.full_like(data.std, 0.5)
+    return (data.mean, data.std) if how else (None, None)
 
-    Source of the cosine: Loshchilov & Hutter 2017, "SGDR", eq. 5, one cycle, stepped by epoch.
+
+def learning_rate(train: TrainSettings, epoch: int, *, iteration: int = 0, iterations: int = 1) -> float:
+    """Return the rate of ``epoch``, counted from 1, at its ``iteration`` of so many, counted from 0.
+
+    The cosine is lr · ½(1 + cos(π (epoch - 1) / epochs)): Loshchilov & Hutter 2017, "SGDR", eq. 5, one cycle, stepped
+    by epoch. One-cycle is stepped by iteration: Smith & Topin 2019, "Super-Convergence", with the numbers of torch's
+    OneCycleLR (from lr / 25 up to lr over the first 30 %, then down to lr / 250,000, both along a cosine), and
+    without its cycle of the momentum.
     """
     if train.schedule == "step":
         assert train.step_epochs is not None
@@ -177,15 +293,41 @@ def learning_rate(train: TrainSettings, epoch: int) -> float:
         return train.lr * train.step_factor ** ((epoch - 1) // train.step_epochs)
     if train.schedule == "cosine":
         return train.lr * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / train.epochs))
+    if train.schedule == "one-cycle":
+        total = train.epochs * iterations
+        place, top = (epoch - 1) * iterations + iteration, 0.3 * total - 1
+        if place <= top:
+            return _along_cosine(train.lr / 25, train.lr, place / top)
+        return _along_cosine(train.lr, train.lr / 250_000, (place - top) / (total - 1 - top))
     return train.lr
+
+
+def _along_cosine(first: float, last: float, part: float) -> float:
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def build_optimizer(model: nn.Module, train: TrainSettings) -> torch.optim.Optimizer:
     """Return the optimizer of the model's trainable parameters."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if train.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=train.lr, weight_decay=train.weight_decay)
-    return torch.optim.SGD(parameters, lr=train.lr, momentum=train.momentum or 0.0, weight_decay=train.weight_decay)
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=train.lr, momentum=train.momentum or 0.0, weight_decay=train.weight_decay)
+    kind = torch.optim.Adam if train.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=train.lr, weight_decay=train.weight_decay)
+
+
+def build_plateau(optimizer: torch.optim.Optimizer, train: TrainSettings) -> ReduceLROnPlateau | None:
+    """Return what lowers the rate where the validation loss stands still; None for the other schedules."""
+    if train.schedule != "plateau":
+        return None
+    assert train.plateau_epochs is not None
+    assert train.plateau_factor is not None
+    # its patience is how many such epochs it lets pass
+    return ReduceLROnPlateau(optimizer, patience=train.plateau_epochs - 1, factor=train.plateau_factor)
 
 
 def batches_of_epoch(count: int, batch: int, generator: torch.Generator) -> list[Tensor]:
@@ -202,9 +344,9 @@ def batches_of_epoch(count: int, batch: int, generator: torch.Generator) -> list
 
 @torch.no_grad()
 def evaluate(
-    logits_of: Callable[[Tensor], Tensor], part: Images, classes: int, batch: int, prefix: str
-) -> tuple[dict[str, float], list[bool]]:
-    """Return measures of one part and, for each of its images, whether it was classified right.
+    classify: Callable[[Tensor], Tensor], part: Images, classes: int, batch: int, prefix: str
+) -> tuple[dict[str, float], npt.NDArray[np.int64]]:
+    """Return measures of one part and the class that each of its images was taken for, int64 [N].
 
     The measures are ``loss`` (mean cross-entropy), ``acc``, ``macro_f1`` and ``macro_recall`` (%), prefixed. The macro
     means run over all ``classes``; a class that is neither present nor predicted counts as 0.
@@ -213,11 +355,10 @@ def evaluate(
     predicted = torch.empty_like(part.labels)
     for start in range(0, len(part), batch):
         here = slice(start, start + batch)
-        logits = logits_of(part.images[here])
+        logits = classify(part.images[here])
         loss_sum += cross_entropy(logits, part.labels[here], reduction="sum")
         predicted[here] = logits.argmax(dim=1)
     truth, guess = part.labels.cpu().numpy(), predicted.cpu().numpy()
-    right: list[bool] = (truth == guess).tolist()
     macro = {"labels": range(classes), "average": "macro", "zero_division": 0}
     measured = {
         f"{prefix}_loss": loss_sum.item() / len(part),
@@ -225,7 +366,7 @@ def evaluate(
         f"{prefix}_macro_f1": 100 * float(f1_score(truth, guess, **macro)),
         f"{prefix}_macro_recall": 100 * float(recall_score(truth, guess, **macro)),
     }
-    return measured, right
+    return measured, guess
 
 
 def count_flops(model: nn.Module, image: Tensor) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ablate.errors import AblateError
-from ablate.train import cifar
+from ablate.train import cifar, imagefolder
 from ablate.train.seeding import stream_seed
 from ablate.train.settings import Settings
 
@@ -24,25 +24,45 @@ DIGITS_TEST_PER_CLASS = 36
 class DataSettings(Settings):
     """The ``data:`` mapping of a study.
 
-    name        ``cifar10``, ``cifar100`` or ``digits`` (scikit-learn's 1,797 grey 8×8 images)
+    name        ``cifar10``, ``cifar100``, ``digits`` (scikit-learn's 1,797 grey 8×8 images) or ``folder``
     labels      ``fine`` (100 classes, the default) or ``coarse`` (20); only CIFAR-100 has both
-    size        resize every image once to size×size pixels, bilinear; null: as they are
+    size        resize every image once to size×size pixels, bilinear; null: as they are. Of an image folder, needed:
+                the size that the network is given, cut from the middle
     split_seed  which images are held out for validation; the same for every replicate
     validation  number of images held out of the training set
     subset      number of images kept of those that are left; null: all
+    path        of an image folder, absolute or below ``cifar.data_folder()``: see ``imagefolder.find``
+    resize      of an image folder: what the shorter side is resized to before the middle is cut out; training images
+                are kept as squares of this size, for a resized crop to choose from. null: ``size``
+    test        of an image folder of classes alone: number of images held out as the test set
     """
 
-    name: Literal["cifar10", "cifar100", "digits"]
+    name: Literal["cifar10", "cifar100", "digits", "folder"]
     labels: Literal["fine", "coarse"] | None = None
     size: int | None = Field(default=None, ge=1, le=4096)
     split_seed: int = Field(ge=0)
     validation: int = Field(ge=1)
     subset: int | None = Field(default=None, ge=1)
+    path: str | None = None
+    resize: int | None = Field(default=None, ge=1, le=4096)
+    test: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _labels_are_cifar100s(self) -> DataSettings:
         if self.labels is not None and self.name != "cifar100":
             raise ValueError(f"only cifar100 has fine and coarse labels, {self.name} has one kind; remove `labels`")
+        return self
+
+    @model_validator(mode="after")
+    def _a_folder_has_a_path(self) -> DataSettings:
+        if self.name != "folder":
+            for name in ("path", "resize", "test"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is of an image folder, {self.name} has none; remove it")
+        elif not self.path or self.size is None:
+            raise ValueError("an image folder needs `path` and `size`")
+        elif self.resize is not None and self.resize < self.size:
+            raise ValueError(f"resize {self.resize} leaves no middle of size {self.size}")
         return self
 
 
@@ -73,7 +93,10 @@ class Images:
 
 @dataclass(frozen=True)
 class ImageData:
-    """One data set, split. ``mean`` and ``std`` (float32 [C]) are those of the training part's pixels in 0…1."""
+    """One data set, split. ``mean`` and ``std`` (float32 [C]) are those of the training part's pixels in 0…1.
+
+    ``size`` is that of the images that the network is given; the training part may be kept larger, to be cropped.
+    """
 
     train: Images
     validation: Images
@@ -100,6 +123,8 @@ def load(settings: Mapping[str, Any], *, device: str | torch.device = "cpu") -> 
     validation images, then the training images. Raises AblateError for wrong settings, DataError for wrong data.
     """
     chosen = DataSettings.read(settings, "data")
+    if chosen.name == "folder":
+        return _folder(chosen, device)
     pool, read_test, classes = _digits() if chosen.name == "digits" else _cifar(chosen)
     kept, held_out = split(len(pool), validation=chosen.validation, subset=chosen.subset, split_seed=chosen.split_seed)
 
@@ -168,6 +193,50 @@ def resized(images: Tensor, size: int | None, device: str | torch.device) -> Ten
         wide = interpolate(wide, (size, size), mode="bilinear", align_corners=False, antialias=True)
         out[start : start + CHUNK] = wide.round_().clamp_(0, 255)
     return out
+
+
+def _folder(chosen: DataSettings, device: str | torch.device) -> ImageData:
+    assert chosen.path is not None
+    assert chosen.size is not None
+    size, resize = chosen.size, chosen.resize or chosen.size
+    files, test = imagefolder.find(cifar.data_folder() / chosen.path)
+    if test and chosen.test:
+        raise AblateError(
+            f"`data.test: {chosen.test}` does nothing: `{chosen.path}` has a test set of its own",
+            hint="set `data.test` to null",
+        )
+    if not test:
+        files, test = _test_held_out(files, chosen)
+    kept, held_out = split(len(files), validation=chosen.validation, subset=chosen.subset, split_seed=chosen.split_seed)
+
+    def read(part: imagefolder.Files, places: Tensor | None, side: int) -> Images:
+        images = imagefolder.decode(part.paths, resize=resize, crop=side)
+        return Images(images.to(device), part.labels.to(device), places)
+
+    train = read(files.take(kept), kept, resize)
+    mean, std = mean_and_std(train.images)
+    return ImageData(
+        train=train,
+        validation=read(files.take(held_out), held_out, size),
+        classes=len(files.classes),
+        channels=3,
+        size=size,
+        mean=mean,
+        std=std,
+        read_test=lambda: read(test, None, size),
+    )
+
+
+def _test_held_out(files: imagefolder.Files, chosen: DataSettings) -> tuple[imagefolder.Files, imagefolder.Files]:
+    """Return the files less a test set that hangs on ``split_seed`` alone, and the test set."""
+    if chosen.test is None or chosen.test >= len(files):
+        raise AblateError(
+            f"`{chosen.path}` has no test set of its own, and `data.test: {chosen.test}` holds none out",
+            hint=f"set `data.test` to a number of its {len(files)} images, or make folders train/ and test/",
+        )
+    generator = torch.Generator().manual_seed(stream_seed(chosen.split_seed, "test"))
+    shuffled = torch.randperm(len(files), generator=generator)
+    return files.take(shuffled[chosen.test :].sort().values), files.take(shuffled[: chosen.test].sort().values)
 
 
 def _cifar(chosen: DataSettings) -> tuple[Images, Callable[[], Images], int]:

@@ -82,6 +82,10 @@ def recorded(folder: Path) -> list[tuple[int, dict[str, float]]]:
     return [(line["epoch"], line["values"]) for line in lines]
 
 
+def rates_of(folder: Path) -> list[float]:
+    return [values["lr"] for _, values in recorded(folder)]
+
+
 def assert_equal_weights(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -97,9 +101,9 @@ def test_it_learns_digits_and_says_what_it_measured(tmp_path: Path) -> None:
     assert metrics["val_acc"] > 90
     lines = recorded(tmp_path)
     assert [epoch for epoch, _ in lines] == [1, 2, 3]
-    per_epoch = {"train_loss", "val_loss", "val_acc", "val_macro_f1", "val_macro_recall"}
-    assert all(set(values) == per_epoch for _, values in lines)
-    assert lines[-1][1] == {name: metrics[name] for name in per_epoch}
+    per_epoch = {"train_loss", "train_acc", "val_loss", "val_acc", "val_macro_f1", "val_macro_recall"}
+    assert all(set(values) == per_epoch | {"lr"} for _, values in lines)
+    assert lines[-1][1] == {"lr": 0.1, **{name: metrics[name] for name in per_epoch}}
     assert lines[-1][1]["train_loss"] < lines[0][1]["train_loss"]
     test = {"test_loss", "test_acc", "test_macro_f1", "test_macro_recall"}
     assert set(metrics) == per_epoch | test | CLOCK_AND_MEMORY | {"parameters", "flops"}
@@ -118,8 +122,8 @@ def test_evaluation_by_hand() -> None:
     def one_hot(images: Tensor) -> Tensor:
         return nn.functional.one_hot(images.flatten().long(), 4).float()
 
-    metrics, right = evaluate(one_hot, part, classes=4, batch=4, prefix="val")
-    assert right == [True, False, True, True, True, False]
+    metrics, guesses = evaluate(one_hot, part, classes=4, batch=4, prefix="val")
+    assert guesses.tolist() == guess.tolist()
     # class 0: precision 1/2, recall 1/2; class 1: 2/3, 1; class 2: 1, 1/2; class 3 is neither there nor guessed: 0
     assert metrics == pytest.approx(
         {
@@ -241,6 +245,31 @@ def test_bfloat16_is_the_arithmetic_of_the_forward_pass(tmp_path: Path) -> None:
     )
 
 
+def test_channels_last_is_how_images_and_convolutions_lie(tmp_path: Path) -> None:
+    seen: set[bool] = set()
+
+    class Watching(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.is_grad_enabled():
+                seen.add(x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous())
+                seen.add(self[0].weight.is_contiguous(memory_format=torch.channels_last))
+            out: Tensor = super().forward(x)
+            return out
+
+    def build(data: ImageData) -> nn.Module:
+        # two channels: with one, or kernels of one pixel, both layouts are the same
+        return Watching(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, data.classes))
+
+    images = torch.randint(0, 256, (20, 2, 8, 8), dtype=torch.uint8)
+    part = Images(images, torch.arange(20) % 10)
+    half = torch.full((2,), 0.5)
+    data = ImageData(part, part, 10, 2, 8, half, half, lambda: part)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classification, "load", lambda *_, **__: data)
+        train(with_train(epochs=1), context_in(tmp_path, memory_format=torch.channels_last), build)
+    assert seen == {True}
+
+
 # --- when it can't -----------------------------------------------------------------------------------------------
 
 
@@ -269,7 +298,8 @@ def test_weights_lost_in_the_last_iteration_diverge_too(tmp_path: Path) -> None:
         (
             with_train(momentun=0.9),
             "error: unknown setting `train.momentun`\nhint: did you mean `train.momentum`? the keys of `train` are: "
-            "epochs, batch, lr, optimizer, momentum, weight_decay, schedule, step_epochs, step_factor",
+            "epochs, batch, lr, optimizer, momentum, weight_decay, schedule, step_epochs, step_factor, plateau_epochs, "
+            "plateau_factor, label_smoothing, keep",
         ),
         (
             with_train(optimizer="adam"),
@@ -277,25 +307,44 @@ def test_weights_lost_in_the_last_iteration_diverge_too(tmp_path: Path) -> None:
         ),
         (
             with_train(step_epochs=3),
-            "error: `train`: the schedule `constant` uses no step_epochs or step_factor; set both to null",
+            "error: `train`: the schedule `constant` uses no step_epochs or step_factor; set both to 0 or null",
         ),
         (
             with_train(schedule="step", step_epochs=3),
             "error: `train`: the schedule `step` needs step_epochs and step_factor",
         ),
-        (with_train(optimizer="sdg"), "error: `train.optimizer` should be 'sgd' or 'adam', not 'sdg'"),
+        (
+            with_train(schedule="plateau", plateau_epochs=0, plateau_factor=0.1),
+            "error: `train`: the schedule `plateau` needs plateau_epochs and plateau_factor",
+        ),
+        (
+            with_train(schedule="one-cycle", plateau_factor=0.1),
+            "error: `train`: the schedule `one-cycle` uses no plateau_epochs or plateau_factor; set both to 0 or null",
+        ),
+        (
+            with_train(optimizer="adamw"),
+            "error: `train`: adamw has no momentum; set momentum to null where it is 0.9",
+        ),
+        (with_train(label_smoothing=1.0), "error: `train.label_smoothing` should be less than 1, not 1.0"),
+        (with_train(keep="first"), "error: `train.keep` should be 'last' or 'best', not 'first'"),
+        (
+            SETTINGS | {"write": ["tensorbord"]},
+            "error: `settings.write.0` should be 'per_class' or 'tensorboard', not 'tensorbord'",
+        ),
+        (with_train(optimizer="sdg"), "error: `train.optimizer` should be 'sgd', 'adam' or 'adamw', not 'sdg'"),
         (with_train(lr=-1), "error: `train.lr` should be greater than 0, not -1"),
         (with_train(lr=math.nan), "error: `train.lr` should be a finite number, not nan"),
         (with_train(epochs=0), "error: `train.epochs` should be greater than or equal to 1, not 0"),
         (
             SETTINGS | {"augmentation": {}},
             "error: unknown setting `settings.augmentation`\nhint: did you mean `settings.augment`? "
-            "the keys of `settings` are: model, data, augment, normalise, train",
+            "the keys of `settings` are: model, data, augment, normalise, train, write",
         ),
-        (SETTINGS | {"normalise": "no"}, "error: `settings.normalise` should be a valid boolean, not 'no'"),
+        (SETTINGS | {"normalise": "no"}, "error: `settings.normalise` should be True, False or 'constant', not 'no'"),
         (
             SETTINGS | {"augment": {"flip": True}},
-            "error: setting `augment.crop` is missing\nhint: the keys of `augment` are: flip, crop",
+            "error: setting `augment.crop` is missing\nhint: the keys of `augment` are: flip, crop, crop_scale, "
+            "crop_ratio, brightness, contrast, saturation, hue, cutout, cutout_holes",
         ),
     ],
 )
@@ -344,7 +393,49 @@ def test_learning_rates_by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize(("epochs", "iterations"), [(1, 1), (1, 4), (6, 1), (7, 13)])
+def test_one_cycle_is_that_of_torch(epochs: int, iterations: int) -> None:
+    plan = TrainSettings.read(TRAIN | {"epochs": epochs, "lr": 0.8, "schedule": "one-cycle"}, "train")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.8, total_steps=epochs * iterations, cycle_momentum=False
+    )
+    for epoch in range(1, epochs + 1):
+        for iteration in range(iterations):
+            ours = learning_rate(plan, epoch, iteration=iteration, iterations=iterations)
+            assert ours == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+            optimizer.step()
+            if (epoch, iteration + 1) != (epochs, iterations):
+                theirs.step()
+
+
+def test_one_cycle_is_stepped_by_iteration(tmp_path: Path) -> None:
+    train(with_train(schedule="one-cycle"), context_in(tmp_path))
+    plan = TrainSettings.read(TRAIN | {"schedule": "one-cycle"}, "train")
+    last = [learning_rate(plan, epoch, iteration=4, iterations=5) for epoch in (1, 2, 3)]  # 300 images: 5 batches
+    assert rates_of(tmp_path) == last
+
+
+PLATEAU = {"schedule": "plateau", "plateau_epochs": 2, "plateau_factor": 0.5}
+
+
+def test_the_rate_falls_after_epochs_without_gain(tmp_path: Path) -> None:
+    # a rate so small that nothing ever improves: epoch 1 sets the mark, 2 and 3 do not pass it, and so on
+    train(with_train(lr=1e-7, epochs=6, **PLATEAU) | PLAIN, context_in(tmp_path / "a"), linear)
+    assert rates_of(tmp_path / "a") == [1e-7, 1e-7, 1e-7, 1e-7 / 2, 1e-7 / 2, 1e-7 / 4]
+    # a loss that falls in every epoch leaves the rate alone
+    train(with_train(lr=0.01, epochs=4, **PLATEAU) | PLAIN, context_in(tmp_path / "b"), linear)
+    losses = [values["val_loss"] for _, values in recorded(tmp_path / "b")]
+    assert losses == sorted(losses, reverse=True)
+    assert rates_of(tmp_path / "b") == [0.01] * 4
+
+
+def linear(data: ImageData) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(data.size**2, data.classes))
+
+
 ADAM = {"optimizer": "adam", "momentum": None, "lr": 0.01}
+ADAMW = ADAM | {"optimizer": "adamw", "weight_decay": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -358,6 +449,10 @@ ADAM = {"optimizer": "adam", "momentum": None, "lr": 0.01}
         ({"momentum": None, "lr": 0.01}, ADAM),
         (ADAM, {"weight_decay": 0.1}),
         (ADAM, {"lr": 0.02}),
+        (ADAM | {"weight_decay": 0.1}, {"optimizer": "adamw"}),
+        (ADAMW, {"weight_decay": 0.2}),
+        ({}, {"schedule": "one-cycle"}),
+        ({}, {"label_smoothing": 0.1}),
     ],
 )
 def test_every_train_setting_changes_the_weights(
@@ -368,14 +463,148 @@ def test_every_train_setting_changes_the_weights(
     assert not torch.equal(before["9.weight"], after["9.weight"])
 
 
-@pytest.mark.parametrize("changed", [PLAIN, {"normalise": False}, {"augment": {"flip": True, "crop": 0}}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        PLAIN,
+        {"normalise": False},
+        {"normalise": "constant"},
+        {"augment": {"flip": True, "crop": 0}},
+        {"augment": {"flip": True, "crop": 0, "crop_scale": [0.5, 1.0]}},
+        {"augment": {"flip": True, "crop": 0, "crop_ratio": [0.9, 1.1]}},
+        {"augment": {"flip": True, "crop": 1, "brightness": 0.5}},
+        {"augment": {"flip": True, "crop": 1, "contrast": 0.5}},
+        {"augment": {"flip": True, "crop": 1, "cutout": 4}},
+    ],
+)
 def test_augmentation_and_normalisation_change_the_weights(tmp_path: Path, changed: dict[str, Any]) -> None:
     _, before = train(with_train(epochs=1), context_in(tmp_path / "a"))
     _, after = train(with_train(epochs=1) | changed, context_in(tmp_path / "b"))
     assert not torch.equal(before["9.weight"], after["9.weight"])
 
 
+def test_label_smoothing_is_in_the_loss_that_is_trained_on_alone(tmp_path: Path) -> None:
+    settings = SETTINGS | PLAIN | {"train": TRAIN | {"epochs": 1, "lr": 1e-12, "batch": 300}}
+    smoothed = settings | {"train": settings["train"] | {"label_smoothing": 0.2}}
+    plain, weights = train(settings, context_in(tmp_path / "a"), linear)
+    found, _ = train(smoothed, context_in(tmp_path / "b"), linear)
+    data = load(settings["data"])
+    images = ((data.train.images / 255 - data.mean) / data.std).flatten(1)
+    scores = torch.log_softmax(images @ weights["1.weight"].T + weights["1.bias"], dim=1)
+    target = 0.8 * nn.functional.one_hot(data.train.labels, 10) + 0.2 / 10
+    assert found["train_loss"] == pytest.approx(-(target * scores).sum(dim=1).mean().item(), rel=1e-5)
+    assert found["val_loss"] == pytest.approx(plain["val_loss"], rel=1e-9)
+
+
+def test_constant_statistics_bring_pixels_to_minus_one_to_one(tmp_path: Path) -> None:
+    settings = SETTINGS | PLAIN | {"normalise": "constant"}
+    seen = torch.cat(images_seen(settings, context_in(tmp_path), dropout=0.0, hidden=4))
+    pixels = load(SETTINGS["data"]).train.images
+    assert torch.equal(seen.unique(), (pixels.unique() / 255 - 0.5) / 0.5)
+    assert (seen.min(), seen.max()) == (-1, 1)
+
+
+def test_holes_are_cut_after_normalisation_and_only_to_train(tmp_path: Path) -> None:
+    settings = SETTINGS | {"augment": {"flip": False, "crop": 0, "cutout": 4}, "normalise": "constant"}
+    seen = torch.cat(images_seen(settings, context_in(tmp_path / "a"), dropout=0.0, hidden=4))
+    # no pixel of 17 shades of grey is 0 by itself: 0.5 is not among them
+    holes = (seen == 0).flatten(1).sum(dim=1)
+    assert holes.min() >= 4, "a hole around a corner has two rows and two columns in the image"
+    assert holes.max() == 16
+    one, _ = train(with_train(epochs=1, lr=1e-12) | settings_of(cutout=4), context_in(tmp_path / "b"), linear)
+    two, _ = train(with_train(epochs=1, lr=1e-12) | settings_of(cutout=0), context_in(tmp_path / "c"), linear)
+    assert one["train_loss"] != two["train_loss"]
+    assert one["val_loss"] == pytest.approx(two["val_loss"], rel=1e-9)
+
+
+def settings_of(**augment: Any) -> dict[str, Any]:
+    return {"augment": {"flip": False, "crop": 0, **augment}}
+
+
+# --- the epoch that is kept --------------------------------------------------------------------------------------
+
+# a rate too high to settle, so that the best epoch is not the last: a test below says so
+RESTLESS = {"epochs": 8, "lr": 0.3, "keep": "best"}
+
+
+def best_epoch(folder: Path) -> int:
+    """The first of those epochs that were recorded with the highest validation accuracy."""
+    found = recorded(folder)
+    return max(found, key=lambda line: (line[1]["val_acc"], -line[0]))[0]
+
+
+def test_the_best_epoch_is_tested(tmp_path: Path) -> None:
+    context = context_in(tmp_path / "best", metrics=("val_acc",))
+    kept, weights = train(with_train(**RESTLESS), context)
+    epoch = best_epoch(tmp_path / "best")
+    assert epoch < 8, "choose settings whose last epoch is not the best"
+    assert context.facts["kept_epoch"] == str(epoch)
+    # a trial that ends there has the same weights, which its last epoch leaves, and so the same figures
+    short, same = train(with_train(**RESTLESS | {"epochs": epoch, "keep": "last"}), context_in(tmp_path / "short"))
+    assert_equal_weights(weights, same)
+    assert kept == short
+    _, values = scores.read(tmp_path / "best" / "scores.npz")
+    assert values.mean() == pytest.approx(kept["val_acc"], rel=1e-12)
+    last, _ = train(with_train(**RESTLESS | {"keep": "last"}), context_in(tmp_path / "last"))
+    assert last["val_acc"] < kept["val_acc"]
+    assert recorded(tmp_path / "last") == recorded(tmp_path / "best"), "what is kept changes nothing of the training"
+
+
+def test_without_keep_no_epoch_is_chosen(tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    train(with_train(epochs=1), context)
+    assert "kept_epoch" not in context.facts
+
+
+@pytest.mark.parametrize("stops", [3, 37])  # before the best epoch is reached, and after it
+def test_the_best_epoch_outlives_interruptions(tmp_path: Path, stops: int) -> None:
+    expected, weights = train(with_train(**RESTLESS), context_in(tmp_path / "whole"))
+    stop = iter([*[False] * stops, True]).__next__
+    with pytest.raises(Interrupted):
+        train(with_train(**RESTLESS), context_in(tmp_path / "a", stop_requested=stop))
+    context = context_in(tmp_path / "b", earlier=[str(tmp_path / "a")])
+    metrics, resumed = train(with_train(**RESTLESS), context)
+    assert metrics == expected
+    assert_equal_weights(resumed, weights)
+    assert context.facts["kept_epoch"] == str(best_epoch(tmp_path / "whole"))
+
+
+# --- files on request --------------------------------------------------------------------------------------------
+
+
+def test_per_class_and_confusion_of_the_test_set(tmp_path: Path) -> None:
+    metrics, _ = train(with_train(epochs=1) | {"write": ["per_class"]}, context_in(tmp_path))
+    rows = [line.split(",") for line in (tmp_path / "artifacts" / "per_class.csv").read_text().splitlines()]
+    assert rows[0] == ["class", "precision", "recall", "f1", "images"]
+    assert [row[0] for row in rows[1:]] == [str(number) for number in range(10)]
+    assert sum(float(row[2]) for row in rows[1:]) / 10 == pytest.approx(metrics["test_macro_recall"])
+    assert sum(float(row[3]) for row in rows[1:]) / 10 == pytest.approx(metrics["test_macro_f1"])
+    table = [line.split(",") for line in (tmp_path / "artifacts" / "confusion.csv").read_text().splitlines()]
+    counts = [[int(count) for count in row[1:]] for row in table[1:]]
+    assert [sum(row) for row in counts] == [36] * 10
+    assert sum(counts[number][number] for number in range(10)) / 3.6 == pytest.approx(metrics["test_acc"])
+
+
+def test_nothing_is_written_without_being_asked_for(tmp_path: Path) -> None:
+    train(with_train(epochs=1), context_in(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} <= {"metrics.jsonl", "scores.npz", "checkpoint"}
+
+
 # --- repeatability -----------------------------------------------------------------------------------------------
+
+EVERYTHING = {
+    "augment": {
+        "flip": True, "crop": 0, "crop_scale": [0.5, 1.0], "crop_ratio": [0.9, 1.1], "brightness": 0.2, "contrast": 0.2,
+        "cutout": 3, "cutout_holes": 2,
+    },
+    "normalise": "constant",
+}  # fmt: skip
+WAYS = {
+    "sgd": {"schedule": "cosine"},
+    "adam": ADAM | {"schedule": "step", "step_epochs": 2, "step_factor": 0.1},
+    "adamw": ADAMW | {"schedule": "one-cycle", "label_smoothing": 0.1},
+    "plateau": {"lr": 3.0, "schedule": "plateau", "plateau_epochs": 1, "plateau_factor": 0.5, "keep": "best"},
+}
 
 
 @pytest.mark.parametrize("optimizer", [{}, ADAM])
@@ -401,23 +630,27 @@ def test_a_resumed_attempt_scores_like_a_whole_one(tmp_path: Path) -> None:
     assert [part.tolist() for part in whole] == [part.tolist() for part in resumed]
 
 
-@pytest.mark.parametrize("optimizer", [{}, ADAM])
-def test_interrupted_in_every_epoch_equals_uninterrupted(tmp_path: Path, optimizer: dict[str, Any]) -> None:
-    settings = with_train(epochs=4, schedule="cosine", **optimizer)
-    expected, weights = train(settings, context_in(tmp_path / "whole"))
+@pytest.mark.parametrize("layout", ["contiguous_format", "channels_last"])
+@pytest.mark.parametrize("way", WAYS)
+def test_interrupted_in_every_epoch_equals_uninterrupted(tmp_path: Path, way: str, layout: str) -> None:
+    settings = with_train(epochs=4, **WAYS[way]) | EVERYTHING
+    memory = {"memory_format": getattr(torch, layout)}
+    expected, weights = train(settings, context_in(tmp_path / "whole", **memory))
 
     earlier: list[str] = []
     for attempt in range(1, 4):  # each is stopped in the middle of its second epoch: 300 images are 5 batches
         folder = tmp_path / str(attempt)
         stop = iter([*[False] * 7, True]).__next__
         with pytest.raises(Interrupted):
-            train(settings, context_in(folder, earlier=earlier, stop_requested=stop))
+            train(settings, context_in(folder, earlier=earlier, stop_requested=stop, **memory))
         assert [epoch for epoch, _ in recorded(folder)] == list(range(1, attempt + 1))
         earlier = [str(folder), *earlier]
-    metrics, resumed = train(settings, context_in(tmp_path / "last", earlier=earlier))
+    metrics, resumed = train(settings, context_in(tmp_path / "last", earlier=earlier, **memory))
     assert metrics == expected
     assert_equal_weights(resumed, weights)
     assert recorded(tmp_path / "last") == recorded(tmp_path / "whole")
+    if way == "plateau":
+        assert len(set(rates_of(tmp_path / "whole"))) > 1, "choose a rate at which the schedule has something to do"
 
 
 def test_seconds_of_earlier_attempts_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,9 +75,9 @@ def test_another_split_seed_holds_out_other_images() -> None:
         (
             {"validaton": 3},
             "error: unknown setting `data.validaton`\nhint: did you mean `data.validation`? the keys of `data` are: "
-            "name, labels, size, split_seed, validation, subset",
+            "name, labels, size, split_seed, validation, subset, path, resize, test",
         ),
-        ({"name": "mnist"}, "error: `data.name` should be 'cifar10', 'cifar100' or 'digits', not 'mnist'"),
+        ({"name": "mnist"}, "error: `data.name` should be 'cifar10', 'cifar100', 'digits' or 'folder', not 'mnist'"),
         ({"validation": 0}, "error: `data.validation` should be greater than or equal to 1, not 0"),
         ({"subset": True}, "error: `data.subset` should be a valid integer, not True"),
         ({"split_seed": 0.0}, "error: `data.split_seed` should be a valid integer, not 0.0"),
