@@ -19,7 +19,7 @@ help:
 	@touch $@
 
 .venv/ready-for-tests: .venv/ready Makefile
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,dashboard]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,dashboard,examples]'
 	@touch $@
 
 demo: .venv/ready

@@ -13,10 +13,17 @@ import pytest
 
 import ablate as package
 from ablate.cli import cli
+from ablate.plan.trials import open_plan
 from tests.command import ablate, query
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "studies" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def blocks(document: Path, kind: str) -> list[str]:
@@ -98,6 +105,10 @@ def test_the_page_on_reliability_runs(project: Path) -> None:
     run_blocks(ROOT / "docs" / "reliability.md", project)
 
 
+def test_the_page_on_tuning_runs(project: Path) -> None:
+    run_blocks(ROOT / "docs" / "tuning.md", project)
+
+
 @pytest.mark.slow
 def test_the_page_on_commands_runs(project: Path) -> None:
     page = ROOT / "docs" / "commands.md"
@@ -136,6 +147,17 @@ def test_every_key_of_a_study_is_documented() -> None:
     guide = (ROOT / "docs" / "guide.md").read_text()
     missing = [key for key in json_schema()["properties"] if f"`{key}`" not in guide]
     assert missing == []
+
+
+def test_every_study_stands_in_the_index_with_its_published_figures() -> None:
+    index = (ROOT / "studies" / "README.md").read_text()
+    rows = {row[0]: row[1] for row in re.findall(r"^\| \[(\w+)\]\(\1\.yaml\) (.*)$", index, re.MULTILINE)}
+    studies = {path.stem: open_plan(path).study for path in (ROOT / "studies").glob("*.yaml")}
+    assert rows.keys() == studies.keys()
+    for name, study in studies.items():
+        assert study.reference is not None
+        tests = study.reference.values["test_acc"].values()
+        assert all(f"{value:g}" in rows[name] for value in tests), f"{name}: {rows[name]}"
 
 
 def test_the_map_of_the_house_names_every_room() -> None:
