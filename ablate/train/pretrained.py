@@ -163,7 +163,7 @@ def _of_timm(name: str, weights: str | None, context: Context) -> tuple[nn.Modul
     if weights is not None and weights != "pretrained" and not weights.endswith(FILES):
         raise AblateError(f"`{TIMM}{name}` has no weights `{weights}`", hint="set `pretrained`, a file's name, or null")
     try:
-        net = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0)
+        net: Any = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0)
     except Exception as failure:  # of the network, or of any of the libraries that timm downloads with
         reason = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
         raise DataError(
