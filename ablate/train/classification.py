@@ -210,7 +210,7 @@ def train_classifier(
             optimizer.step()
             loss_sum += loss.detach() * len(batch)
             hits += (logits.argmax(dim=1) == labels).sum()
-        train_loss = loss_sum.item() / sum(map(len, batches))  # the epoch's only wait for the device
+        train_loss = loss_sum.item() / sum(map(len, batches))  # here alone the epoch waits for the device
         train_acc = 100 * hits.item() / sum(map(len, batches))
         took = time.perf_counter() - started
         seconds += took
