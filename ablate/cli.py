@@ -306,11 +306,18 @@ def watch(name: str | None, location: str | None) -> None:
 @click.argument("words", nargs=-1, metavar="[NAME] [ARM]")
 @_store_option
 @click.option("--seed", type=int, help="The trial of this seed.")
+@click.option("--candidate", type=click.IntRange(min=1), help="Of an arm that is tuned, the candidate of this number.")
 @click.option("--attempt", "number", type=click.IntRange(min=1), help="This attempt [default: the latest].")
 @click.option("-n", "--lines", "last", type=click.IntRange(min=0), help="Only the last lines, so many.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the attempt ends.")
 def logs(
-    words: tuple[str, ...], location: str | None, seed: int | None, number: int | None, last: int | None, follow: bool
+    words: tuple[str, ...],
+    location: str | None,
+    seed: int | None,
+    candidate: int | None,
+    number: int | None,
+    last: int | None,
+    follow: bool,
 ) -> None:
     """Print what an attempt printed: of the first failed trial, else of a running one, else of the last."""
     from ablate.run import logs
@@ -319,10 +326,11 @@ def logs(
         raise click.UsageError(f"expected a study and an arm, got {len(words)} words")
     store = _open_store(location, read_only=True)
     stored, arm = logs.named(store, [_title(word) for word in words[:1]] + list(words[1:]))
-    attempt = logs.chosen_attempt(store, stored, arm=arm, seed=seed, number=number)
+    attempt = logs.chosen_attempt(store, stored, arm=arm, seed=seed, number=number, candidate=candidate)
     path = logs.log_file(store, attempt, wanted=not follow)
     outcome = attempt.outcome or "running"
-    _say(f"{stored.title}: {arm or attempt.arm} seed {attempt.seed}, attempt {attempt.claim} ({outcome}): {path}")
+    which = f"candidate {candidate} seed {attempt.seed}" if candidate else f"seed {attempt.seed}"
+    _say(f"{stored.title}: {arm or attempt.arm} {which}, attempt {attempt.claim} ({outcome}): {path}")
     ended = logs.end_of(store, stored, attempt)
     printed = False
     for line in logs.follow(path, last=last, ended=ended) if follow else logs.lines(path, last=last):

@@ -115,7 +115,9 @@ def _next(standing: Standing, options: str) -> Iterator[tuple[str, str]]:
     begun = [failure for failure in standing.failures if failure.attempts]  # not what has no settings to run with
     if begun:
         failure = begun[0]
-        yield f"ablate logs {name} {shlex.quote(failure.arm)} --seed {failure.seed}{options}", "what it printed"
+        which = f"--seed {failure.seed}"
+        which += "" if failure.candidate is None else f" --candidate {failure.candidate}"
+        yield f"ablate logs {name} {shlex.quote(failure.arm)} {which}{options}", "what it printed"
         yield f"ablate retry {name}{options}", f"tries {plural(len(begun), 'trial')} again"
     if counts.done:
         yield f"ablate report {name}{options}", f"the table{' so far' if counts.missing else ''}"

@@ -44,7 +44,13 @@ def named(store: Store, words: Sequence[str]) -> tuple[StoredStudy, str | None]:
 
 
 def chosen_attempt(
-    store: Store, stored: StoredStudy, *, arm: str | None, seed: int | None, number: int | None
+    store: Store,
+    stored: StoredStudy,
+    *,
+    arm: str | None,
+    seed: int | None,
+    number: int | None,
+    candidate: int | None = None,
 ) -> StoredAttempt:
     """Return the attempt that is asked for; where that leaves a choice, the last one of a failed trial.
 
@@ -54,7 +60,10 @@ def chosen_attempt(
     arms = [each.name for each in arms_of(store, stored.id)]
     if arm is not None and arm not in arms:
         raise AblateError(f"`{stored.title}` has no arm `{arm}`", hint=did_you_mean(arm, arms))
-    trials = [trial for trial in trials if arm in (None, trial.arm)]
+    trials = [trial for trial in trials if arm in (None, trial.arm) and candidate in (None, trial.candidate)]
+    if candidate is not None and not trials:
+        hint = "`ablate show ARM` lists those that were tried; without `tune` there are none"
+        raise AblateError(f"{arm or stored.title} has no candidate {candidate}", hint=hint)
     seeds = list(dict.fromkeys(trial.seed for trial in trials))
     if seed is not None and seeds and seed not in seeds:
         raise AblateError(f"{arm or stored.title} has no seed {seed}", hint=f"known: {', '.join(map(str, seeds))}")

@@ -122,6 +122,12 @@ def test_candidates_that_fail_are_said_and_the_rest_is_measured(project: Path, c
     status = call("status", cwd=project).stdout
     assert re.search(r"residual candidate \d+ seed 1000001: error: RuntimeError: too hot", status)
     assert re.search(r"Of those tried, \d failed\.", call("report", cwd=project).stdout)
+    suggested = re.search(r"ablate (logs toy \S+ --seed 1000001 --candidate \d+)", status)
+    assert suggested, status
+    log = call(*suggested[1].split(), cwd=project)
+    assert f"candidate {suggested[1].split()[-1]} seed 1000001, attempt 1 (error)" in log.stderr
+    assert "RuntimeError: too hot" in log.stdout
+    assert "has no candidate 99" in call("logs", "toy", "residual", "--candidate", "99", cwd=project).stderr
 
 
 def test_an_arm_without_a_good_candidate_is_not_run_and_the_table_says_so(project: Path, call: Call) -> None:
