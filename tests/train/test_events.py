@@ -36,7 +36,7 @@ def test_every_record_is_a_scalar_and_the_images_have_captions(tmp_path: Path) -
     train(SETTINGS, context, linear)
     found = scalars(tmp_path)
     assert set(found) == {
-        "train/loss", "val/loss", "val/acc", "val/macro_f1", "val/macro_recall", "lr", "images_per_s"
+        "train/loss", "train/acc", "val/loss", "val/acc", "val/macro_f1", "val/macro_recall", "lr", "images_per_s"
     }  # fmt: skip
     for tag, points in found.items():
         recorded = [record[tag.replace("/", "_")] for record in context.records]
