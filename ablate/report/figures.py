@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,9 +35,11 @@ def write_figures(analysis: Analysis, folder: Path) -> list[Path]:
         for name, figure in _figures(analysis).items():
             folder.mkdir(parents=True, exist_ok=True)
             for form in FORMATS:
+                drawn = io.BytesIO()  # not into the file: what a full disk says would be lost in matplotlib
+                figure.savefig(drawn, format=form, dpi=200, metadata=_UNDATED[form])
                 path = folder / f"{name}.{form}"
                 failpoint("figure-begun", meets_disk=True)
-                figure.savefig(path, format=form, dpi=200, metadata=_UNDATED[form])
+                path.write_bytes(drawn.getvalue())
                 written.append(path)
     return written
 

@@ -87,6 +87,7 @@ seeds: 1
 """
 
 RUN = ("run", "toy.yaml")
+FIGURES = ("report", "--figures", "figures")
 IMPORT = ("import", "toy.yaml", "--csv", "results.csv")
 
 
@@ -105,6 +106,7 @@ SCENES = {  # by the beginning of a failpoint's name
     "aside": Scene("stray"),
     "crash": Scene(also="record_plan-uncommitted:raise"),
     "events": Scene(environment={"TOY": "pictured"}),
+    "figure": Scene("tuned", FIGURES, settle=(FIGURES,)),
     "fence": Scene(environment={"TOY": "stolen"}),
     "log-begun": Scene(environment={"TOY": "flood"}),
     "log-moved": Scene(environment={"TOY": "flood"}),
@@ -184,6 +186,14 @@ def _command(stage: Stage, project: Path) -> None:
     (project / "train.sh").write_text('echo "{\\"acc\\": $1.$2}"\n')
 
 
+def _tuned(stage: Stage, project: Path) -> None:
+    stage.copy("new", project)
+    tuned = STUDY.replace("{level: 1}", "{level: 1, rate: 1}")
+    (project / "toy.yaml").write_text(tuned + "tune: {rate: {choices: [1, 2]}}\nbudget: {sampler: grid}\n")
+    done = stage.run(*RUN, project=project)
+    assert done.code == 0, done.err
+
+
 def _elsewhere(stage: Stage, project: Path) -> None:
     stage.copy("new", project)
     (project / "results.csv").write_text("arm,seed,acc\nbaseline,1,0.5\ntwo,1,0.25\n")
@@ -258,6 +268,7 @@ MAKERS: Mapping[str, Callable[[Stage, Path], None]] = {
     "half mirrored": _half_mirrored,
     "half written": _half_written,
     "elsewhere": _elsewhere,
+    "tuned": _tuned,
     "stray": _stray,
     "torn": _torn,
     "old": _old,
