@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 from tests.command import Call
 from tests.postgres import Server, server
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell: all we start would ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KEPT = ("ABLATE_UPDATE_GOLDEN",)
 
