@@ -6,10 +6,8 @@ import io
 import pickle
 import struct
 import tarfile
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from hypothesis import strategies as st
 from ablate.errors import AblateError, DataError
 from ablate.train import cifar
 from ablate.train.data import ImageData, load, mean_and_std, resized, split
+from tests.loopback import Server, serving
 
 DIGITS = {"name": "digits", "split_seed": 0, "validation": 200}
 HUNDRED = {"name": "cifar100", "split_seed": 0, "validation": 10}
@@ -326,41 +325,11 @@ def test_the_data_folder_is_the_variable_or_the_users_cache(monkeypatch: pytest.
 # --- the download, from a server on the loopback -----------------------------------------------------------------
 
 
-class Server:
-    """Serves ``archives`` by name and counts what is asked of it."""
-
-    def __init__(self) -> None:
-        self.archives: dict[str, bytes] = {}
-        self.asked: list[str] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.asked.append(self.path)
-                body = server.archives.get(self.path.removeprefix("/"))
-                if body is None:
-                    self.send_error(404)
-                    return
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01})
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    server = Server()
-    monkeypatch.setattr(cifar, "BASE_URL", f"http://127.0.0.1:{server.http.server_port}/")
-    server.thread.start()
-    yield server
-    server.http.shutdown()
-    server.thread.join()
-    server.http.server_close()
+    with serving() as server:
+        monkeypatch.setattr(cifar, "BASE_URL", f"{server.url}/")
+        yield server
 
 
 def archive_of(content: dict[str, bytes]) -> bytes:
@@ -392,7 +361,7 @@ def failure_to_download(folder: Path, expected: str = f"{TRAIN}, {TEST}") -> str
 def test_what_is_missing_is_downloaded_once_and_nothing_else_is_kept(
     data_home: Path, files: dict[str, bytes], server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server.archives["cifar-100-binary.tar.gz"] = archive_of(only(files, "100"))
+    server.files["cifar-100-binary.tar.gz"] = archive_of(only(files, "100"))
     data = load(HUNDRED)
     load(HUNDRED)
     assert all_rows(data) == records_of(files[TRAIN], 2)
@@ -410,13 +379,13 @@ def test_what_is_missing_is_downloaded_once_and_nothing_else_is_kept(
 def test_a_file_that_is_there_is_left_alone(data_home: Path, files: dict[str, bytes], server: Server) -> None:
     write(data_home, {TRAIN: files[TRAIN]})
     before = (data_home / TRAIN).stat().st_mtime_ns
-    server.archives["cifar-100-binary.tar.gz"] = archive_of(only(files, "100"))
+    server.files["cifar-100-binary.tar.gz"] = archive_of(only(files, "100"))
     load(HUNDRED).read_test()
     assert (data_home / TRAIN).stat().st_mtime_ns == before
 
 
 def test_workers_side_by_side_download_once(files: dict[str, bytes], server: Server) -> None:
-    server.archives["cifar-100-binary.tar.gz"] = archive_of(only(files, "100"))
+    server.files["cifar-100-binary.tar.gz"] = archive_of(only(files, "100"))
     with ThreadPoolExecutor(8) as pool:
         loaded = list(pool.map(load, [HUNDRED] * 8))
     assert len({data.train.images.numpy().tobytes() for data in loaded}) == 1
@@ -424,13 +393,13 @@ def test_workers_side_by_side_download_once(files: dict[str, bytes], server: Ser
 
 
 def test_a_download_with_a_wrong_hash_is_thrown_away(data_home: Path, files: dict[str, bytes], server: Server) -> None:
-    server.archives["cifar-100-binary.tar.gz"] = archive_of({TRAIN: files[TEST], TEST: files[TEST]})
+    server.files["cifar-100-binary.tar.gz"] = archive_of({TRAIN: files[TEST], TEST: files[TEST]})
     assert failure_to_download(data_home) == f"the SHA-256 of {TRAIN} differs from the published one"
 
 
 def test_a_truncated_archive_is_thrown_away(data_home: Path, files: dict[str, bytes], server: Server) -> None:
     whole = archive_of(only(files, "100"))
-    server.archives["cifar-100-binary.tar.gz"] = whole[: len(whole) // 3]
+    server.files["cifar-100-binary.tar.gz"] = whole[: len(whole) // 3]
     assert failure_to_download(data_home) == "unexpected end of data"
 
 
@@ -447,7 +416,7 @@ def test_an_archive_that_was_made_to_lead_elsewhere(data_home: Path, server: Ser
             link = tarfile.TarInfo(name)
             link.type, link.linkname = kind, "../evil"
             archive.addfile(link)
-    server.archives["cifar-100-binary.tar.gz"] = gzip.compress(buffer.getvalue())
+    server.files["cifar-100-binary.tar.gz"] = gzip.compress(buffer.getvalue())
     assert failure_to_download(data_home)
     assert sorted(path.name for path in data_home.parent.rglob("*")) == [".download.lock", data_home.name]
     assert not (data_home / ".download.lock").stat().st_size
@@ -456,18 +425,18 @@ def test_an_archive_that_was_made_to_lead_elsewhere(data_home: Path, server: Ser
 def test_an_archive_without_end_is_not_unpacked(data_home: Path, server: Server) -> None:
     member = tarfile.TarInfo(TRAIN)
     member.size = 1 << 40
-    server.archives["cifar-100-binary.tar.gz"] = gzip.compress(member.tobuf() + bytes(100_000))
+    server.files["cifar-100-binary.tar.gz"] = gzip.compress(member.tobuf() + bytes(100_000))
     assert failure_to_download(data_home) == f"{TRAIN} would have {1 << 40:,} bytes"
 
 
 def test_an_archive_without_the_file(data_home: Path, server: Server) -> None:
-    server.archives["cifar-100-binary.tar.gz"] = archive_of({})
+    server.files["cifar-100-binary.tar.gz"] = archive_of({})
     assert failure_to_download(data_home) == f"the archive holds no {TEST}, {TRAIN}"
 
 
 def test_no_archive_at_all(data_home: Path, server: Server) -> None:
     assert failure_to_download(data_home) == "HTTP Error 404: Not Found"
-    server.archives["cifar-100-binary.tar.gz"] = b"<html>Please log in to this network</html>" * 100
+    server.files["cifar-100-binary.tar.gz"] = b"<html>Please log in to this network</html>" * 100
     assert failure_to_download(data_home) == "not a gzip file"
 
 

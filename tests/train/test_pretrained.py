@@ -2,9 +2,7 @@
 
 import hashlib
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from ablate.train.context import Context
 from ablate.train.data import ImageData, Images, load, mean_and_std
 from ablate.train.frozen import Frozen
 from ablate.train.pretrained import backbone, load_weights, provide, weights_file, without_head
+from tests.loopback import Server, serving
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
 import transfer
@@ -146,38 +145,10 @@ def test_names_that_are_not_known_are_guessed_at(context: Context) -> None:
 # --- downloads ---------------------------------------------------------------------------------------------------
 
 
-class Server:
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files, self.asked = files, list[str]()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.asked.append(self.path)
-                body = server.files.get(self.path.removeprefix("/"))
-                if body is None:
-                    self.send_error(404)
-                    return
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server({})
-    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.http.shutdown()
-    thread.join()
-    server.http.server_close()
+    with serving() as server:
+        yield server
 
 
 def test_weights_are_downloaded_once_and_checked_at_every_reading(server: Server, torch_home: Path) -> None:
