@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.plan.trials import Plan, make_plan
-from ablate.store.claims import Claim, Ending, claim_trial, finish, register_runner
+from ablate.store.claims import Claim, Ending, add_measurements, claim_trial, finish, register_runner
 from ablate.store.facts import StoredStudy, find_study, grown_plan, record_plan
 from ablate.store.store import Store, open_store
 from ablate.study.document import Document
@@ -95,6 +95,21 @@ def measure_truth(plan: Plan, arm: str, seed: int) -> dict[str, float]:
     return metrics_of(plan.arm(arm).steps, seed, position=names.index(arm))
 
 
+def learnt(final: Mapping[str, float], epochs: int = 6) -> list[dict[str, Any]]:
+    """Return what a trial records on its way: each epoch halves the distance to what it ends with, and the last is it.
+
+    An epoch has the metrics, as a worker sends them; what a task counts beside them comes at the end.
+    """
+    names = [name for name in final if name not in ("parameters", "flops", "images_per_s")]
+    return [
+        {
+            "epoch": epoch,
+            "values": {name: final[name] * (1 - 0.5**epoch) if epoch < epochs else final[name] for name in names},
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
 @dataclass(frozen=True)
 class Fate:
     """What becomes of one trial, where it is not that it finishes with what the truth says."""
@@ -126,8 +141,12 @@ def fill(
     study: Study,
     fates: Mapping[tuple[str, int], Fate] | None = None,
     measure: Measure = measure_truth,
+    *,
+    epochs: int = 0,
 ) -> Filled:
     """Record the study's plan and run all of its trials as a runner would; ``fates`` go by (arm, seed).
+
+    With ``epochs`` each trial, whatever becomes of it, records that many on its way.
 
     Where the learning rate is tuned, each arm is best at 0.1, and loses 12 points by a factor of ten.
     """
@@ -138,7 +157,7 @@ def fill(
     register_runner(store, runner_id="r", study_id=study_id, facts=facts)
     put_back: list[Claim] = []
     while True:
-        _run(store, study_id, plan, fates or {}, measure, put_back)
+        _run(store, study_id, plan, fates or {}, measure, put_back, epochs)
         known, plan = plan, grown_plan(store, study)
         if put_back or plan.trials().keys() == known.trials().keys():
             break
@@ -155,23 +174,26 @@ def _run(
     fates: Mapping[tuple[str, int], Fate],
     measure: Measure,
     put_back: list[Claim],
+    epochs: int,
 ) -> None:
     of_trial = {(each.trial.fingerprint): (each.arm, each.seed) for each in reversed(plan.replicates)}
     by_trial = {r.trial.fingerprint: fate for r in plan.replicates if (fate := fates.get((r.arm, r.seed)))}
-    while claim := _claim(store, study_id):
+    while claim := claim_next(store, study_id):
         arm, seed = of_trial[claim.fingerprint]
         fate = by_trial.get(claim.fingerprint, Fate())
+        metrics = measure(plan, arm, seed)
+        if plan.study.tune:
+            away = math.log10(json.loads(claim.settings_json)["train"]["lr"] / 0.1)
+            metrics["val_acc"] -= 12 * away**2
+        if epochs:
+            add_measurements(store, [(claim, learnt(metrics, epochs))])
         if fate.state == "waiting":
             put_back.append(claim)
         elif fate.state != "running":
-            metrics = measure(plan, arm, seed)
-            if plan.study.tune:
-                away = math.log10(json.loads(claim.settings_json)["train"]["lr"] / 0.1)
-                metrics["val_acc"] -= 12 * away**2
             _finish(store, claim, fate, metrics)
 
 
-def _claim(store: Store, study_id: int) -> Claim | None:
+def claim_next(store: Store, study_id: int) -> Claim | None:
     return claim_trial(store, runner_id="r", study_id=study_id, arms=None, slot="cpu:0", lease_s=1e9)
 
 

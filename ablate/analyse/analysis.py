@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from ablate.analyse.best import best_arms
 from ablate.analyse.declared import ADDED, family_of, later_versions, remarks_of
-from ablate.analyse.effects import ArmScores, Sample, cell, compare, sample_of, seeds_identical
+from ablate.analyse.effects import ArmScores, Sample, cell, compare, effect, sample_of, seeds_identical
 from ablate.analyse.findings import (
     Analysis,
     ArmResult,
@@ -31,12 +33,13 @@ from ablate.plan.arms import Arm, Contrast
 from ablate.plan.designs import BOTH, TOTAL
 from ablate.plan.replication import adjusted
 from ablate.plan.trials import Plan
+from ablate.stats.intervals import is_usable, summarise
 from ablate.stats.replication import anytime_p
 from ablate.store.facts import StoredStudy, StoredVersion, versions_of
 from ablate.store.replays import Replay, replays_of
 from ablate.store.scores import Scores, scores_of
 from ablate.store.store import Store
-from ablate.study.schema import BASELINE, FULL, Metric, Role, Study
+from ablate.study.schema import BASELINE, FULL, Role, Study
 
 FACTS = ("parameters", "flops", "images_per_s")
 
@@ -90,7 +93,7 @@ def analyse(store: Store, stored: StoredStudy) -> Analysis:
         later_versions=later_versions(plan, current, versions),
         gpus=study.resources.gpus,
         arms=tuple(arms.values()),
-        designs=tuple(_design_results(plan, arms, compared, tests)),
+        designs=tuple(_design_results(plan, arms, scores, compared, tests)),
         counts=count(trial for trials in results.values() for trial in trials),
         source=study.reference.source if study.reference else "",
         assumed=study.assumed,
@@ -116,8 +119,8 @@ def _scores(store: Store, stored: StoredStudy) -> Scored:
 
 
 def _arm_results(plan: Plan, results: Results, scores: Scored) -> Arms:
-    every = [trial for trials in results.values() for trial in trials]
-    usual = {CODE: _usual(CODE, every), **{fact: _usual(fact, every) for fact in DRIFT_FACTS}}
+    kinds = _kinds(trial for trials in results.values() for trial in trials)
+    usual = {fact: _usual(fact, kinds) for fact in (CODE, *DRIFT_FACTS)}
     arms = {arm.name: arm for arm in plan.arms}
     return {
         (name, role): arm_result(arms[name], role, trials, plan.study, usual, scores.get((name, role), {}))
@@ -149,18 +152,29 @@ def arm_result(
         cells=cells,
         counts=count(trials),
         seconds=sum(seconds) if seconds else None,
+        energy_j=_energy(with_result),
         facts={name: mean for name, mean in facts.items() if mean is not None},
         published={metric: values[arm.name] for metric, values in published.items() if arm.name in values},
         identical_seeds=seeds_identical(cells),
-        drifts=tuple(_drifts(with_result, {**usual, DATA: _usual(DATA, with_result)})),
+        drifts=tuple(_drifts(with_result, usual)),
         role=role,
         examples=examples,
         top=top,
     )
 
 
+def _energy(trials: Sequence[TrialResult]) -> float | None:
+    """Return the joules of all these trials; None where one of them is not known."""
+    try:
+        return math.fsum(float(trial.environment["energy_j"]) for trial in trials) if trials else None
+    except (KeyError, ValueError):  # not measured; or a task of somebody's calls something else so
+        return None
+
+
 def _mean(trials: Sequence[TrialResult], fact: str) -> float | None:
-    return cell(trials, fact, Metric(goal="max")).mean
+    values = [trial.values[fact] for trial in trials if trial.status == "finished" and fact in trial.values]
+    usable = [value for value in values if is_usable(value)]
+    return summarise(usable).mean if usable else None
 
 
 def _right_or_wrong(scores: ArmScores) -> tuple[int, float]:
@@ -173,7 +187,10 @@ def _right_or_wrong(scores: ArmScores) -> tuple[int, float]:
 
 
 def _drifts(trials: Sequence[TrialResult], usual: Mapping[str, str | None]) -> Iterator[Drift]:
-    for fact, most in usual.items():
+    kinds = _kinds(trials)
+    for fact, most in {**usual, DATA: _usual(DATA, kinds)}.items():
+        if {_fact(trial, fact) for trial, _ in kinds} == {most}:
+            continue  # which is nearly always so
         others: dict[str, list[int]] = {}
         for trial in trials:
             here = _fact(trial, fact)
@@ -206,11 +223,28 @@ def _fact(trial: TrialResult, fact: str) -> str | None:
     return trial.code_sha256 if fact == CODE else trial.environment.get(fact) or None
 
 
-def _usual(fact: str, trials: Iterable[TrialResult]) -> str | None:
-    """Return the value of a fact that most trials with a result have; of two equally common ones, the first met."""
-    with_result = (trial for trial in trials if trial.status in ("finished", "diverged"))
-    values = {trial.fingerprint: _fact(trial, fact) for trial in with_result}
-    known = Counter(value for value in values.values() if value is not None)
+def _kinds(trials: Iterable[TrialResult]) -> list[tuple[TrialResult, int]]:
+    """Group distinct trials with a result by what they ran on: of each kind the first trial, and how many there are.
+
+    Trials that ran on the same share one mapping (see ``results``), so that its identity tells.
+    """
+    distinct = {trial.fingerprint: trial for trial in trials if trial.status in ("finished", "diverged")}
+    first: dict[tuple[str | None, int], TrialResult] = {}
+    kinds: Counter[tuple[str | None, int]] = Counter()
+    for trial in distinct.values():
+        kind = (trial.code_sha256, id(trial.environment))
+        first.setdefault(kind, trial)
+        kinds[kind] += 1
+    return [(first[kind], number) for kind, number in kinds.items()]
+
+
+def _usual(fact: str, kinds: Iterable[tuple[TrialResult, int]]) -> str | None:
+    """Return the value of a fact that most trials have; of two equally common ones, the first met."""
+    known: Counter[str] = Counter()
+    for trial, number in kinds:
+        value = _fact(trial, fact)
+        if value is not None:
+            known[value] += number
     return known.most_common(1)[0][0] if known else None
 
 
@@ -221,23 +255,24 @@ def _role(study: Study, design: str) -> Role:
     return study.role("ladder" if design == BOTH else design)
 
 
-def _compared(plan: Plan, contrast: Contrast, arms: Arms, scores: Scored) -> Comparison:
+def _sample(plan: Plan, contrast: Contrast, arms: Arms, scores: Scored) -> Sample:
+    """Return what a comparison is made from; an arm without trials of the design's role has no values."""
     study = plan.study
     role = _role(study, contrast.design)
-    nothing = arms[contrast.arms[0], "main"]
-    of_role = {
-        name: arms.get((name, role), replace(arms[name, "main"], trials=(), cells=_emptied(nothing), role=role))
-        for name in contrast.arms
-    }
     sample = Sample(
-        of_role,
+        {name: arms.get((name, role)) or _emptied(arms[name, "main"], role) for name in contrast.arms},
         study.seeds.numbers if role == "main" else study.fresh_seeds,
         study.analysis.alpha,
         study.seeds.first,
         {name: scores.get((name, role), {}) for name in contrast.arms},
     )
     reached = plan.reached.get(plan.key(contrast)) if contrast.tested else None
-    found = compare(study, contrast, sample_of(study, contrast, reached, sample))
+    return sample_of(study, contrast, reached, sample)
+
+
+def _compared(plan: Plan, contrast: Contrast, arms: Arms, scores: Scored) -> Comparison:
+    study = plan.study
+    found = compare(study, contrast, _sample(plan, contrast, arms, scores))
     if contrast.design != "path":
         return found
     chosen = {name: arms[name, "main"].cells[study.primary].mean for name in contrast.arms}
@@ -245,8 +280,9 @@ def _compared(plan: Plan, contrast: Contrast, arms: Arms, scores: Scored) -> Com
     return replace(found, claimed=sum(known) if len(known) == len(chosen) else None)
 
 
-def _emptied(arm: ArmResult) -> dict[str, Cell]:
-    return {name: Cell(name, 0, None, None, None, {}) for name in arm.cells}
+def _emptied(arm: ArmResult, role: Role) -> ArmResult:
+    cells = {name: Cell(name, 0, None, None, None, {}) for name in arm.cells}
+    return replace(arm, trials=(), cells=cells, role=role)
 
 
 def _tests(
@@ -334,7 +370,11 @@ def _with_anytime(
 
 
 def _design_results(
-    plan: Plan, arms: Arms, compared: Mapping[tuple[str, str], Comparison], tests: Mapping[str, Conclusion]
+    plan: Plan,
+    arms: Arms,
+    scores: Scored,
+    compared: Mapping[tuple[str, str], Comparison],
+    tests: Mapping[str, Conclusion],
 ) -> Iterator[DesignResult]:
     both = [BOTH] if any(contrast.design == BOTH for contrast in plan.contrasts) else []
     for design in [*plan.rows, *both]:
@@ -354,7 +394,18 @@ def _design_results(
             total=next((row for row in rows if row.name == TOTAL), None),
             role=role,
             components=_components(plan, design),
+            best=()
+            if design == BOTH
+            else _best(plan, design, [arms[k] for n in names if (k := (n, role)) in arms], arms, scores),
         )
+
+
+def _best(plan: Plan, design: str, rows: Sequence[ArmResult], arms: Arms, scores: Scored) -> tuple[str, ...]:
+    def difference(one: str, other: str) -> Effect:
+        contrast = Contrast(design, f"{one} − {other}", ((one, 1.0), (other, -1.0)), tested=False)
+        return effect(plan.study, contrast, plan.study.primary, _sample(plan, contrast, arms, scores))
+
+    return best_arms(plan.study, rows, difference)
 
 
 def _trials_of(arms: Arms, name: str, role: Role) -> Iterator[TrialResult]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from ablate.analyse.results import results_from
 from ablate.errors import AblateError
 from ablate.plan.trials import Trial
 from ablate.store.facts import StoredStudy
-from ablate.store.history import StoredAttempt, arms_of, history_of
+from ablate.store.history import History, StoredArm, StoredAttempt, arms_of, history_of
 from ablate.store.store import Store
 from ablate.study.schema import Study
 from ablate.study.settings import differences, get, show
@@ -71,40 +72,52 @@ class ArmDetails:
 
 def arm_details(store: Store, stored: StoredStudy, name: str) -> ArmDetails:
     """Return all about one arm. Raises AblateError where the study has none of that name."""
-    arms = {arm.name: arm for arm in arms_of(store, stored.id)}
+    arms = [arm.name for arm in arms_of(store, stored.id)]
     if name not in arms:
         raise AblateError(f"`{stored.title}` has no arm `{name}`", hint=did_you_mean(name, arms))
-    arm = arms[name]
-    history = history_of(store, stored.id)
+    return details_from(store, stored, history_of(store, stored.id), [name])[0]
+
+
+def details_from(
+    store: Store, stored: StoredStudy, history: History, names: Sequence[str] | None = None
+) -> tuple[ArmDetails, ...]:
+    """Return all about each of these arms of a study, or about every arm, in plan order."""
+    arms = {arm.name: arm for arm in arms_of(store, stored.id)}
     plan, results = results_from(store, stored, history.trials, history.measurements)
     trials = {trial.fingerprint: trial.trial for trial in history.trials}
     planned = plan.trials()
     attempts: dict[int, list[AttemptDetails]] = {}
     for attempt in history.attempts:
         attempts.setdefault(attempt.trial, []).append(_attempt(attempt, store.folder))
-    parent = arms.get(arm.parent) if arm.parent else None
-    return ArmDetails(
-        study=f"{stored.title} (version {stored.version})" if stored.version > 1 else stored.title,
-        name=name,
-        title=arm.title,
-        parent=arm.parent,
-        changes=tuple(map(str, differences(parent.settings, arm.settings))) if parent else (),
-        compared=tuple(
-            ComparedWith(c.design, c.minuend, c.subtrahend) for c in plan.contrasts if c.arm == name and c.tested
-        ),
-        settings=plan.arm(name).settings,  # in the order of the study file
-        metrics=tuple(plan.study.metrics),
-        seeds=tuple(
-            SeedDetails(
-                result,
-                tuple(attempts.get(trials.get(result.fingerprint, -1), ())),
-                _tuned(plan.study, planned.get(result.fingerprint)),
-            )
-            for (of_arm, _), found in results.items()
-            if of_arm == name
-            for result in found
-        ),
-    )
+
+    def details(arm: StoredArm) -> ArmDetails:
+        parent = arms.get(arm.parent) if arm.parent else None
+        return ArmDetails(
+            study=f"{stored.title} (version {stored.version})" if stored.version > 1 else stored.title,
+            name=arm.name,
+            title=arm.title,
+            parent=arm.parent,
+            changes=tuple(map(str, differences(parent.settings, arm.settings))) if parent else (),
+            compared=tuple(
+                ComparedWith(c.design, c.minuend, c.subtrahend)
+                for c in plan.contrasts
+                if c.arm == arm.name and c.tested
+            ),
+            settings=plan.arm(arm.name).settings,  # in the order of the study file
+            metrics=tuple(plan.study.metrics),
+            seeds=tuple(
+                SeedDetails(
+                    result,
+                    tuple(attempts.get(trials.get(result.fingerprint, -1), ())),
+                    _tuned(plan.study, planned.get(result.fingerprint)),
+                )
+                for (of_arm, _), found in results.items()
+                if of_arm == arm.name
+                for result in found
+            ),
+        )
+
+    return tuple(details(arm) for arm in arms.values() if names is None or arm.name in names)
 
 
 def _tuned(study: Study, trial: Trial | None) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ BEFORE, AFTER = "A", "B"
 def compare_studies(first: tuple[Store, StoredStudy], second: tuple[Store, StoredStudy]) -> Analysis:
     """Return what differs between the arms of two studies that have one name. Raises AblateError where nothing can be.
 
-    An arm that both have as the same trials is left out: it is one and the same result.
+    An arm that both have as the same trials is left out: it is one and the same result. So is a metric that one of the
+    two does not declare.
     """
     before, after = (analyse(*side) for side in (first, second))
     old, new = stored_study(first[1]), stored_study(second[1])
@@ -51,7 +52,8 @@ def compare_studies(first: tuple[Store, StoredStudy], second: tuple[Store, Store
         for name in differing
         if all(name in side for side in settings)
     }
-    return _compared(new, after, differing, names, changes)
+    common = {name: spec for name, spec in new.metrics.items() if name in old.metrics}
+    return _compared(new.model_copy(update={"metrics": common}), after, differing, names, changes)
 
 
 def compare_with_earlier(store: Store, stored: StoredStudy) -> Analysis:

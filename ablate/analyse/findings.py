@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from ablate.plan.outcomes import Status, Told
@@ -137,6 +139,7 @@ class ArmResult:
     """One arm with its cells by metric. ``seconds`` is the sum over the seeds that have a result, None without any.
 
     ``facts`` are the means of what a task may record beside its metrics: ``parameters``, ``flops``, ``images_per_s``.
+    ``energy_j`` is what the GPUs used for those seeds, None unless all of them are known.
     ``published`` are the study's reference values by metric. ``identical_seeds``: no declared metric varies with the
     seed. ``drifts``: seeds whose attempt ran on other code, versions, devices or data than most trials of the study.
     ``mismatches``: seeds that, once resumed, did not repeat what they had measured before.
@@ -152,6 +155,7 @@ class ArmResult:
     cells: Mapping[str, Cell]
     counts: Counts
     seconds: float | None = None
+    energy_j: float | None = None
     facts: Mapping[str, float] = field(default_factory=dict)
     published: Mapping[str, float] = field(default_factory=dict)
     identical_seeds: bool = False
@@ -271,6 +275,8 @@ class DesignResult:
     """One design: its arms in the order of their rows, its comparisons, and in a ladder the total of the trunk.
 
     ``role`` tells whose seeds it is made from. ``components`` are the steps that a factorial or a fraction crosses.
+    ``best`` are the arms with the best mean of the primary metric or not shown to be worse; empty where that is not
+    tested.
     """
 
     name: str
@@ -281,10 +287,15 @@ class DesignResult:
     total: Comparison | None = None
     role: Role = "main"
     components: tuple[str, ...] = ()
+    best: tuple[str, ...] = ()
+
+    @cached_property
+    def _by_arm(self) -> Mapping[str, Comparison]:
+        return {each.arm: each for each in reversed(self.comparisons)}  # the first of several
 
     def comparison(self, arm: str) -> Comparison | None:
         """Return the row of an arm; None for the one that all others are measured from."""
-        return next((each for each in self.comparisons if each.arm == arm), None)
+        return self._by_arm.get(arm)
 
 
 @dataclass(frozen=True)
@@ -404,8 +415,15 @@ class Analysis:
     def primary(self) -> MetricInfo:
         return self.metrics[0]
 
+    @cached_property
+    def _by_name(self) -> Mapping[tuple[str, Role], ArmResult]:
+        return {(arm.name, arm.role): arm for arm in self.arms}
+
+    def has_arm(self, name: str, role: Role) -> bool:
+        return (name, role) in self._by_name
+
     def arm(self, name: str, role: Role = "main") -> ArmResult:
-        return next(arm for arm in self.arms if (arm.name, arm.role) == (name, role))
+        return self._by_name[name, role]
 
     def spreads(self) -> list[float]:
         """Return the sd of the primary metric's differences, of each two arms compared at three seeds or more."""
@@ -422,6 +440,6 @@ class Analysis:
 
 def count(trials: Iterable[TrialResult]) -> Counts:
     """Count distinct trials by what became of them."""
-    distinct = list({trial.fingerprint: trial for trial in trials}.values())
+    statuses = Counter({trial.fingerprint: trial.status for trial in trials}.values())
     names: tuple[Status, ...] = ("finished", "diverged", "failed", "running", "waiting")
-    return Counts(len(distinct), *(sum(trial.status == name for trial in distinct) for name in names))
+    return Counts(statuses.total(), *(statuses[name] for name in names))

@@ -1,13 +1,14 @@
-"""The tidy table behind every figure: one row per arm and seed. Here, and only here, is pandas imported."""
+"""Tidy tables of trials, measurements and effects. Here, and only here, is pandas imported."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ablate.analyse.findings import Analysis
 from ablate.analyse.results import read_results
 from ablate.plan.trials import Plan
-from ablate.store.facts import StoredStudy
+from ablate.store.facts import StoredStudy, measurements_of, read_number
 from ablate.store.store import Store
 from ablate.study.schema import Role
 from ablate.study.settings import Settings, canonical, leaves, show
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 Frame: TypeAlias = "pandas.DataFrame"
 
 _LEADING = ("arm", "title", "seed", "role", "state", "outcome", "attempts", "seconds")
+_EFFECT_COLUMNS = (
+    "design", "row", "title", "arm", "other", "metric",
+    "n", "mean", "sd", "se", "low", "high", "p", "adjusted", "verdict",
+)  # fmt: skip
 _CLOSING = ("reason", "code_sha256", "fingerprint")
 
 
@@ -37,7 +42,7 @@ def trials_frame(store: Store, stored: StoredStudy) -> Frame:
     roles: tuple[Role, ...] = ("main", "confirm", "tune")
     recorded = {name for trials in results.values() for trial in trials for name in trial.values}
     metrics = [*plan.study.metrics, *sorted(recorded - set(plan.study.metrics))]
-    settings = _differing(plan)
+    settings = differing(plan)
     trials = plan.trials()
     tuned = trials if plan.tuned else {}
     leading = [*_LEADING, "candidate"] if plan.tuned else list(_LEADING)
@@ -76,7 +81,59 @@ def trials_frame(store: Store, stored: StoredStudy) -> Frame:
     return frame.astype({**numbers, **dict.fromkeys(metric_columns.values(), "float64")})
 
 
-def _differing(plan: Plan) -> list[str]:
+def measurements_frame(store: Store, stored: StoredStudy) -> Frame:
+    """Return one row per number that a finished trial recorded on its way: arm, role, seed, metric, epoch, value.
+
+    In plan order, then by epoch; every metric, be it declared or not.
+    """
+    import pandas
+
+    names = ("arm", "role", "seed", "metric", "epoch", "value")
+    rows = [
+        (row.arm, row.role, row.seed, row.metric, row.epoch, read_number(row.value, row.kind))
+        for row in measurements_of(store, stored.id, final=False)
+    ]
+    frame = pandas.DataFrame(rows, columns=list(names), dtype=object)
+    return frame.astype({"seed": "int64", "epoch": "int64", "value": "float64"})
+
+
+def effects_frame(analysis: Analysis) -> Frame:
+    """Return one row per comparison and metric, in the order of the report: what was compared, and what came out.
+
+    ``mean`` is in the metric's own unit and sign, ``low`` and ``high`` are the ends of its interval. Only the primary
+    metric has p-values (``p`` of this comparison alone, ``adjusted`` for all of them) and a ``verdict``.
+    """
+    import pandas
+
+    rows = [
+        {
+            "design": design.name,
+            "row": row.name,
+            "title": row.title,
+            "arm": row.arm or None,
+            "other": row.other or None,
+            "metric": name,
+            "n": effect.n,
+            "mean": effect.mean,
+            "sd": effect.sd,
+            "se": effect.se,
+            "low": effect.interval.low if effect.interval else None,
+            "high": effect.interval.high if effect.interval else None,
+            "p": effect.conclusion.p if effect.conclusion else None,
+            "adjusted": effect.conclusion.adjusted if effect.conclusion else None,
+            "verdict": effect.conclusion.verdict if effect.conclusion else None,
+        }
+        for design in analysis.designs
+        for row in (*design.comparisons, *([design.total] if design.total else []))
+        for name, effect in row.effects.items()
+    ]
+    columns = list(_EFFECT_COLUMNS)
+    numbers = ("mean", "sd", "se", "low", "high", "p", "adjusted")
+    frame = pandas.DataFrame(rows, columns=columns, dtype=object)
+    return frame.astype({"n": "int64", **dict.fromkeys(numbers, "float64")})
+
+
+def differing(plan: Plan) -> list[str]:
     """Return the dotted paths whose value is not the same in every arm, or is tuned, in the order of the settings."""
     trees = [dict(leaves(arm.settings)) for arm in plan.arms]
     paths = dict.fromkeys(path for tree in trees for path in tree)

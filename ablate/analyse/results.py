@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from ablate.analyse.findings import TrialResult
 from ablate.errors import StoreError
 from ablate.plan.outcomes import Status, Told, status_of
-from ablate.plan.trials import Plan, make_plan
+from ablate.plan.trials import Plan, Replicate, make_plan
 from ablate.store.facts import IMPORTED, StoredStudy, StoredTrial, read_number, results_of, versions_of
 from ablate.store.store import Store
 from ablate.study.document import Document
@@ -42,37 +43,49 @@ def read_results(store: Store, stored: StoredStudy) -> tuple[Plan, Results]:
 
     A trial that was never asked for is ``waiting``.
     """
-    trials, measurements = results_of(store, stored.id)  # read at once: a trial may end at any moment
-    return results_from(store, stored, trials, measurements)
+    trials, finals = results_of(store, stored.id)  # read at once: a trial may end at any moment
+    return results_from(store, stored, trials, finals)
 
 
 def results_from(
-    store: Store, stored: StoredStudy, trials: Sequence[StoredTrial], measurements: Sequence[Any]
+    store: Store, stored: StoredStudy, trials: Sequence[StoredTrial], finals: Sequence[Any]
 ) -> tuple[Plan, Results]:
     """Order what was read from the store as ``read_results`` gives it."""
     study = stored_study(stored)
-    values: dict[int, dict[str, float]] = {}
-    for row in measurements:
-        values.setdefault(row.trial, {})[row.metric] = read_number(row.value, row.kind)
+    values: dict[int, dict[str, float]] = {trial.trial: {} for trial in trials}
+    for trial_id, metric, value, kind in finals:
+        values[trial_id][metric] = read_number(value, kind)
     found: dict[tuple[str, Role, str], TrialResult] = {}
     told: dict[str, Told] = {}
     for trial in trials:
-        result = _result(trial, values.get(trial.trial, {}), study.primary)
+        result = _result(trial, values[trial.trial], study.primary)
         found[trial.arm, trial.role, trial.fingerprint] = result
         told[trial.fingerprint] = result.told(study.primary)
     plan = make_plan(study, told, [version.plan for version in versions_of(store, stored.name, stored.profile)])
     results: dict[tuple[str, Role], list[TrialResult]] = {(arm.name, "main"): [] for arm in plan.arms}
     for replicate in plan.replicates:
         fingerprint = replicate.trial.fingerprint
-        unasked = TrialResult(replicate.seed, fingerprint, "waiting", "waiting")
-        result = replace(
-            found.get((replicate.arm, replicate.role, fingerprint), unasked), candidate=replicate.candidate
-        )
+        result = found.get((replicate.arm, replicate.role, fingerprint)) or _unasked(replicate)
+        if replicate.candidate is not None:
+            result = replace(result, candidate=replicate.candidate)
         results.setdefault((replicate.arm, replicate.role), []).append(result)
     for arm, tuned in plan.tuned.items():
         if tuned.chosen is None:
             results[arm, "main"] = [_unchosen(arm, seed, failed=tuned.is_complete) for seed in study.seeds.first]
     return plan, {key: tuple(each) for key, each in results.items()}
+
+
+def failed_results(trials: Iterable[StoredTrial], primary: str) -> Results:
+    """Return the results of trials that are known to have no value of the primary metric, by arm and role."""
+    results: dict[tuple[str, Role], tuple[TrialResult, ...]] = {}
+    for trial in trials:
+        key = (trial.arm, trial.role)
+        results[key] = (*results.get(key, ()), _result(trial, {}, primary))
+    return results
+
+
+def _unasked(replicate: Replicate) -> TrialResult:
+    return TrialResult(replicate.seed, replicate.trial.fingerprint, "waiting", "waiting")
 
 
 def _unchosen(arm: str, seed: int, *, failed: bool) -> TrialResult:
@@ -94,10 +107,15 @@ def _result(row: StoredTrial, values: Mapping[str, float], primary: str) -> Tria
         reason=reason,
         code_sha256=row.code_sha256,
         first_ended=0.0 if row.source == IMPORTED else row.first_ended,  # it was there before all that is declared
-        environment={key: str(value) for key, value in json.loads(row.environment_json or "{}").items()},
+        environment=_environment(row.environment_json or "{}"),
         values=values,
         source=row.source,
     )
+
+
+@lru_cache(maxsize=256)  # there are few of them, and a study may have 100,000 trials
+def _environment(text: str) -> Mapping[str, str]:
+    return {key: str(value) for key, value in json.loads(text).items()}
 
 
 def _status(row: StoredTrial, values: Mapping[str, float], primary: str) -> tuple[Status, str]:

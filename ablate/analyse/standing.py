@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from ablate.analyse.findings import Counts, TrialResult, count
-from ablate.analyse.results import Results, results_from
+from ablate.analyse.results import Results, failed_results, results_from, stored_study
+from ablate.plan.outcomes import status_of
 from ablate.store.facts import StoredStudy
-from ablate.store.history import History, StoredRunner, history_of
+from ablate.store.history import Pile, StoredAttempt, StoredRunner, arms_of, history_of, tally_of
 from ablate.store.store import Store
 from ablate.study.words import from_here
 
@@ -64,12 +67,17 @@ class Standing:
 
 def standing(store: Store, stored: StoredStudy, *, is_alive: Callable[[StoredRunner], bool]) -> Standing:
     """Return how far a study version has come, as of one moment of the store."""
+    return _tallied(store, stored, is_alive) or _planned(store, stored, is_alive)
+
+
+def _planned(store: Store, stored: StoredStudy, is_alive: Callable[[StoredRunner], bool]) -> Standing:
+    """Return the standing from the plan as far as it has grown: what it asks for may not be in the store yet."""
     history = history_of(store, stored.id)
     plan, results = results_from(store, stored, history.trials, history.measurements)
     return Standing(
         title=stored.title,
         version=stored.version,
-        command=run_command(stored, history),
+        command=run_command(stored, history.runners),
         counts=count(trial for trials in results.values() for trial in trials),
         arms=tuple(
             ArmStanding(
@@ -77,21 +85,51 @@ def standing(store: Store, stored: StoredStudy, *, is_alive: Callable[[StoredRun
             )
             for arm in plan.arms
         ),
-        runners=_runners(history, is_alive),
+        runners=_runners(history.attempts, history.runners, is_alive),
         failures=_failures(results),
     )
 
 
-def run_command(stored: StoredStudy, history: History) -> str:
+def _tallied(store: Store, stored: StoredStudy, is_alive: Callable[[StoredRunner], bool]) -> Standing | None:
+    """Return the same as counted by the store, where all that is planned stands there; else None."""
+    study = stored_study(stored)
+    arms = [arm.name for arm in arms_of(store, stored.id)]
+    each = len(study.seeds.numbers) + len(study.fresh_seeds)
+    tally = tally_of(store, stored.id, study.primary)
+    if study.grows or sum(pile.places for pile in tally.piles) < len(arms) * each:
+        return None
+    return Standing(
+        title=stored.title,
+        version=stored.version,
+        command=run_command(stored, tally.runners),
+        counts=_counts((pile, pile.trials) for pile in tally.piles),
+        arms=tuple(
+            ArmStanding(name, _counts((pile, pile.places) for pile in piles))
+            for name, piles in groupby(tally.piles, key=lambda pile: pile.arm)
+        ),
+        runners=_runners(tally.attempts, tally.runners, is_alive),
+        failures=_failures(failed_results(tally.failed, study.primary)),
+    )
+
+
+def _counts(piles: Iterable[tuple[Pile, int]]) -> Counts:
+    found: Counter[str] = Counter()
+    for pile, number in piles:
+        found[status_of(pile.state, pile.outcome, pile.value)] += number
+    names = ("finished", "diverged", "failed", "running", "waiting")
+    return Counts(found.total(), *(found[name] for name in names))
+
+
+def run_command(stored: StoredStudy, runners: Sequence[StoredRunner]) -> str:
     """Return the command that goes on with a study from here: the one last run, with its overrides, for all arms.
 
     A study that was declared in Python has no file: the program that last ran it goes on with it.
     """
     if not stored.file:
-        return history.runners[-1].command if history.runners else plain_command(stored)
+        return runners[-1].command if runners else plain_command(stored)
     file = from_here(stored.file)
     try:
-        words = shlex.split(history.runners[-1].command) if history.runners else []
+        words = shlex.split(runners[-1].command) if runners else []
     except ValueError:  # not what we wrote
         words = []
     if "run" not in words[1:2] or Path(stored.file).name not in (Path(word).name for word in words):
@@ -118,17 +156,19 @@ def _without(words: Sequence[str], option: str) -> list[str]:
     return kept
 
 
-def _runners(history: History, is_alive: Callable[[StoredRunner], bool]) -> tuple[RunnerStanding, ...]:
+def _runners(
+    attempts: Sequence[StoredAttempt], runners: Sequence[StoredRunner], is_alive: Callable[[StoredRunner], bool]
+) -> tuple[RunnerStanding, ...]:
     """Return those at work and the dead that still hold trials; if nobody is at work, the last one where it died."""
     held: dict[str, list[tuple[str, int]]] = {}
-    for attempt in history.attempts:
+    for attempt in attempts:
         if attempt.ended is None:
             held.setdefault(attempt.runner, []).append((attempt.arm, attempt.seed))
     found = []
-    for runner in history.runners:
+    for runner in runners:
         trials = tuple(held.get(runner.id, ()))
         alive = is_alive(runner)
-        is_last_and_died = runner is history.runners[-1] and runner.ended is None
+        is_last_and_died = runner is runners[-1] and runner.ended is None
         if alive or trials or is_last_and_died:
             found.append(RunnerStanding(runner.host, alive, runner.started, runner.heartbeat, trials))
     return tuple(found)

@@ -37,8 +37,10 @@ class Scored:
 
 def scored(seeds: Mapping[int, Told], metric: Metric) -> Scored:
     """Return the numbers that an arm is compared with, from what is told of each of its seeds."""
-    values = {seed: each.value for seed, each in seeds.items() if _is_finished(each) and each.value is not None}
-    diverged = tuple(seed for seed, each in seeds.items() if _has_diverged(each))
+    finished = [(seed, each.value) for seed, each in seeds.items() if each.status == "finished"]
+    values = {seed: value for seed, value in finished if value is not None and is_usable(value)}
+    unusable = {seed for seed, value in finished if value is not None} - values.keys()
+    diverged = tuple(seed for seed, each in seeds.items() if each.status == "diverged" or seed in unusable)
     out_of_memory = [seed for seed, each in seeds.items() if each.oom]
     declared = dict.fromkeys(diverged, metric.on_diverged) | dict.fromkeys(out_of_memory, metric.on_oom)
     worst = min if metric.goal == "max" else max
@@ -70,13 +72,3 @@ def status_of(state: str, outcome: str | None, value: float | None) -> Status:
     if value is None:
         return "failed"
     return "finished" if is_usable(value) else "diverged"
-
-
-def _is_finished(told: Told) -> bool:
-    return told.status == "finished" and told.value is not None and is_usable(told.value)
-
-
-def _has_diverged(told: Told) -> bool:
-    return told.status == "diverged" or (
-        told.status == "finished" and told.value is not None and not is_usable(told.value)
-    )

@@ -61,7 +61,8 @@ def contrast_cells(
     contrast: Contrast, values: Mapping[str, Mapping[int, float]], seeds: Sequence[int], *, paired: bool
 ) -> tuple[Cells, tuple[int, ...]]:
     """Return weights with values, and the seeds that they are of: those that every arm has, or if unpaired all."""
-    common = tuple(seed for seed in seeds if all(seed in values[arm] for arm in contrast.arms))
+    arms = contrast.arms
+    common = tuple(seed for seed in seeds if all(seed in values[arm] for arm in arms))
     if paired:
         return [(weight, [values[arm][seed] for seed in common]) for arm, weight in contrast.weights], common
     return [(weight, list(values[arm].values())) for arm, weight in contrast.weights], common

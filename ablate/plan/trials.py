@@ -219,25 +219,35 @@ def fingerprint(study: Study, settings: Settings, seed: int) -> str:
 
     Fields of ``execution`` at their default are left out, so that a later version may add one without new identities.
     """
-    return fingerprint_of(
-        settings=settings,
-        seed=seed,
-        task=str(study.task),
-        execution=study.execution.model_dump(mode="json"),
-        gpus=study.resources.gpus,
-    )
+    return _identity(study, settings).at(seed)
 
 
 def fingerprint_of(*, settings: Settings, seed: int, task: str, execution: Mapping[str, Any], gpus: float) -> str:
     """Return the identity of a trial from what a store keeps of it."""
-    content = {
-        "settings": settings,
-        "seed": seed,
-        "task": task,
-        "execution": Execution(**execution).model_dump(mode="json", exclude_defaults=True),
-        "device": "cuda" if gpus else "cpu",
-    }
-    return _sha256(canonical(content))
+    return _identity_of(settings, task, Execution(**execution), gpus).at(seed)
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """What an arm's trials have in common: the canonical text of their content up to the seed, and from there on."""
+
+    before: str
+    after: str
+
+    def at(self, seed: int) -> str:
+        return _sha256(f"{self.before}{seed}{self.after}")
+
+
+def _identity(study: Study, settings: Settings) -> _Identity:
+    return _identity_of(settings, str(study.task), study.execution, study.resources.gpus)
+
+
+def _identity_of(settings: Settings, task: str, execution: Execution, gpus: float) -> _Identity:
+    # in the order of canonical text, "device", "execution", "seed", "settings", "task": the seed is between two parts
+    chosen = execution.model_dump(mode="json", exclude_defaults=True)
+    device = canonical({"device": "cuda" if gpus else "cpu", "execution": chosen})
+    content = canonical({"settings": settings, "task": task})
+    return _Identity(f'{device[:-1]},"seed":', f",{content[1:]}")
 
 
 def _expanded(
@@ -298,6 +308,7 @@ class _Teller:
         self._study = study
         self._told = told
         self._trials: dict[tuple[str, int], Trial] = {}
+        self._chosen: dict[str, tuple[Settings, _Identity]] = {}
         self._tuned: dict[str, Tuned] = {}
 
     def __call__(self, arm: str, seeds: Sequence[int]) -> dict[int, Told]:
@@ -319,9 +330,16 @@ class _Teller:
         """Return the trial of an arm at a seed, with the settings that were chosen for it."""
         key = (arm.name, seed)
         if key not in self._trials:
-            chosen = self.tuned(arm).chosen if self._study.tune else None
-            self._trials[key] = self.of(patched(arm.settings, chosen or {}), seed)
+            settings, identity = self._settings_of(arm)
+            self._trials[key] = Trial(identity.at(seed), settings, seed)
         return self._trials[key]
+
+    def _settings_of(self, arm: Arm) -> tuple[Settings, _Identity]:
+        if arm.name not in self._chosen:
+            chosen = self.tuned(arm).chosen if self._study.tune else None
+            settings = patched(arm.settings, chosen or {})
+            self._chosen[arm.name] = settings, _identity(self._study, settings)
+        return self._chosen[arm.name]
 
     def replicate(self, arm: Arm, seed: int, role: Role = "main") -> Replicate:
         return Replicate(arm.name, seed, self.trial(arm, seed), role)

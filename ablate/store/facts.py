@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, case, exists, func, insert, select, update
 
 from ablate.errors import StoreError
 from ablate.plan.outcomes import Told, told
@@ -174,16 +174,22 @@ def trials_of(store: Store, study_id: int) -> list[StoredTrial]:
     return store.read(lambda connection: select_trials(connection, study_id))
 
 
-def results_of(store: Store, study_id: int) -> tuple[list[StoredTrial], list[Row[Any]]]:
-    """Return the replicates of a study version and their final measurements as they stand at one moment."""
-    return store.read(lambda c: (select_trials(c, study_id), select_measurements(c, study_id, final=True)))
+def results_of(store: Store, study_id: int) -> tuple[list[StoredTrial], Sequence[Any]]:
+    """Return the replicates of a study version and their final numbers as they stand at one moment."""
+    return store.read(lambda connection: (select_trials(connection, study_id), select_finals(connection, study_id)))
 
 
-def select_trials(connection: Connection, study_id: int) -> list[StoredTrial]:
-    standing = func.coalesce(trial.c.result_claim, trial.c.claim)
-    every = attempt.alias()
-    with_result = (every.c.trial == trial.c.id) & every.c.outcome.in_(("ok", "diverged"))
-    first_ended = select(func.min(every.c.ended)).where(with_result).correlate(trial).scalar_subquery()
+# the claim of the attempt that counts: whose result stands, else the last one
+STANDING = func.coalesce(trial.c.result_claim, trial.c.claim)
+
+
+def select_trials(connection: Connection, study_id: int, *, without: str | None = None) -> list[StoredTrial]:
+    """Return the replicates in plan order; ``without``: those alone that failed or ended without this metric."""
+    every, results = attempt.alias(), ("ok", "diverged")
+    with_result = (every.c.trial == trial.c.id) & every.c.outcome.in_(results)
+    earliest = select(func.min(every.c.ended)).where(with_result).correlate(trial).scalar_subquery()
+    # most trials have one attempt, and need not be looked up once more
+    first_ended = case((trial.c.claim > 1, earliest), (attempt.c.outcome.in_(results), attempt.c.ended))
     query = (
         select(
             arm.c.name.label("arm"),
@@ -205,12 +211,20 @@ def select_trials(connection: Connection, study_id: int) -> list[StoredTrial]:
         )
         .join_from(replicate, arm, arm.c.id == replicate.c.arm)
         .join(trial, trial.c.id == replicate.c.trial)
-        .outerjoin(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == standing))
+        .outerjoin(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == STANDING))
         .where(arm.c.study == study_id)
         .order_by(replicate.c.position)
     )
-    found = [StoredTrial(**row._mapping) for row in connection.execute(query)]
+    if without is not None:
+        query = query.where((trial.c.state == "failed") | ((trial.c.state == "done") & ~_has_final(without)))
+    rows: Sequence[Any] = connection.execute(query).all()
+    found = [StoredTrial(*row) for row in rows]
     return list(_numbered(found)) if any(each.role == "tune" for each in found) else found
+
+
+def _has_final(metric: str) -> ColumnElement[bool]:
+    final = (measurement.c.trial == trial.c.id) & (measurement.c.claim == trial.c.result_claim)
+    return exists().where(final, measurement.c.metric == metric, measurement.c.epoch.is_(None)).correlate(trial)
 
 
 def _numbered(trials: Sequence[StoredTrial]) -> Iterator[StoredTrial]:
@@ -224,8 +238,20 @@ def _numbered(trials: Sequence[StoredTrial]) -> Iterator[StoredTrial]:
             yield each
 
 
+def select_finals(connection: Connection, study_id: int) -> Sequence[Any]:
+    """Return (trial, metric, value, kind) of the final numbers of a study version's finished trials, each once."""
+    places = select(replicate.c.trial).join(arm, arm.c.id == replicate.c.arm).where(arm.c.study == study_id)
+    query = (
+        select(measurement.c.trial, measurement.c.metric, measurement.c.value, measurement.c.kind)
+        .join(trial, (trial.c.id == measurement.c.trial) & (trial.c.result_claim == measurement.c.claim))
+        .where(trial.c.id.in_(places), trial.c.state == "done", measurement.c.epoch.is_(None))
+        .order_by(measurement.c.trial, measurement.c.id)
+    )
+    return connection.execute(query).all()
+
+
 def measurements_of(store: Store, study_id: int, *, final: bool) -> list[Row[Any]]:
-    """Return (arm, role, seed, trial, metric, epoch, value, kind) of finished trials: final values, or every epoch's.
+    """Return (arm, role, seed, trial, fingerprint, metric, epoch, value, kind) of finished trials: final, or per epoch.
 
     ``read_number(row.value, row.kind)`` is the number, NaN and infinities included.
     """
@@ -239,6 +265,7 @@ def select_measurements(connection: Connection, study_id: int, *, final: bool) -
             replicate.c.role,
             replicate.c.seed,
             measurement.c.trial,
+            trial.c.fingerprint,
             measurement.c.metric,
             measurement.c.epoch,
             measurement.c.value,
@@ -251,7 +278,7 @@ def select_measurements(connection: Connection, study_id: int, *, final: bool) -
         .where(measurement.c.epoch.is_(None) if final else measurement.c.epoch.is_not(None))
         .order_by(replicate.c.position, measurement.c.epoch, measurement.c.id)
     )
-    return list(connection.execute(query))
+    return list[Any](connection.execute(query).all())
 
 
 def earlier_results_of(store: Store, study_id: int) -> list[EarlierResult]:

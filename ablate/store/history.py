@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, or_, select
+from sqlalchemy import Connection, Row, case, func, or_, select
 
+from ablate.stats.intervals import LARGEST
 from ablate.store.dialects import now
-from ablate.store.facts import StoredTrial, read_number, select_measurements, select_trials
+from ablate.store.facts import STANDING, StoredTrial, read_number, select_finals, select_measurements, select_trials
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, measurement, replicate, runner, study, trial
 
@@ -73,9 +75,36 @@ class Moment:
 
 @dataclass(frozen=True)
 class History(Moment):
-    """A moment with all attempts, and the final measurements of the finished trials."""
+    """A moment with all attempts, and the final numbers of the finished trials as ``select_finals`` gives them."""
 
     measurements: tuple[Row[Any], ...]
+
+
+@dataclass(frozen=True)
+class Pile:
+    """How many places of an arm hold a trial in this state; ``trials`` of them are the first place of their trial.
+
+    ``value`` stands for their final values of one metric: None where they have none, NaN where it can't be averaged.
+    """
+
+    arm: str
+    state: str
+    outcome: str | None
+    value: float | None
+    places: int
+    trials: int
+
+
+@dataclass(frozen=True)
+class Tally:
+    """One moment of a study version, counted by the database, for it may have 100,000 trials: only those that failed
+    or ended without the metric are there one by one, and of the attempts those at work.
+    """
+
+    piles: tuple[Pile, ...]
+    failed: tuple[StoredTrial, ...]
+    attempts: tuple[StoredAttempt, ...]
+    runners: tuple[StoredRunner, ...]
 
 
 @dataclass(frozen=True)
@@ -90,16 +119,12 @@ class StoredArm:
 
 def history_of(store: Store, study_id: int) -> History:
     """Return all that is known of a study version, read in one transaction."""
+    return store.read(lambda connection: _history(connection, study_id))
 
-    def work(connection: Connection) -> History:
-        return History(
-            tuple(select_trials(connection, study_id)),
-            tuple(_attempts(connection, study_id)),
-            tuple(_runners(connection, study_id)),
-            tuple(select_measurements(connection, study_id, final=True)),
-        )
 
-    return store.read(work)
+def whole_of(store: Store, study_id: int) -> tuple[History, list[Row[Any]]]:
+    """Return the same with the measurements of every epoch."""
+    return store.read(lambda c: (_history(c, study_id), select_measurements(c, study_id, final=False)))
 
 
 def moment_of(store: Store, study_id: int, *, after: int, among: Collection[int]) -> Moment:
@@ -113,6 +138,53 @@ def moment_of(store: Store, study_id: int, *, after: int, among: Collection[int]
         )
 
     return store.read(work)
+
+
+def tally_of(store: Store, study_id: int, metric: str) -> Tally:
+    """Return how the trials of a study version stand; ``metric`` is the one that tells who diverged or failed."""
+
+    def work(connection: Connection) -> Tally:
+        return Tally(
+            tuple(_piles(connection, study_id, metric)),
+            tuple(select_trials(connection, study_id, without=metric)),
+            tuple(_attempts(connection, study_id, running=True)),
+            tuple(_runners(connection, study_id)),
+        )
+
+    return store.read(work)
+
+
+def _piles(connection: Connection, study_id: int, metric: str) -> Iterator[Pile]:
+    other, other_arm = replicate.alias(), arm.alias()
+    first = (
+        select(func.min(other.c.id))
+        .join(other_arm, other_arm.c.id == other.c.arm)
+        .where(other.c.trial == trial.c.id, other_arm.c.study == study_id)
+        .correlate(trial)
+        .scalar_subquery()
+    )
+    is_usable = (measurement.c.kind == "num") & (func.abs(measurement.c.value) <= LARGEST)
+    value = case((is_usable, 1), (measurement.c.kind.is_not(None), 0))
+    final = (measurement.c.trial == trial.c.id) & (measurement.c.claim == trial.c.result_claim)
+    query = (
+        _of_study(
+            select(
+                arm.c.name,
+                trial.c.state,
+                attempt.c.outcome,
+                value,
+                func.count(),
+                func.sum(case((replicate.c.id == first, 1), else_=0)),
+            ),
+            study_id,
+        )
+        .outerjoin(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == STANDING))
+        .outerjoin(measurement, final & (measurement.c.metric == metric) & measurement.c.epoch.is_(None))
+        .group_by(arm.c.position, arm.c.name, trial.c.state, attempt.c.outcome, value)
+        .order_by(arm.c.position)
+    )
+    for name, state, outcome, usable, places, trials in connection.execute(query):
+        yield Pile(name, state, outcome, {1: 0.0, 0: math.nan}.get(usable), places, trials)
 
 
 def attempts_of(
@@ -183,8 +255,22 @@ def recorded_values(store: Store, trial_id: int, claim: int) -> tuple[int | None
     return epoch, {row.metric: read_number(row.value, row.kind) for row in rows if row.epoch == epoch}
 
 
+def _history(connection: Connection, study_id: int) -> History:
+    return History(
+        tuple(select_trials(connection, study_id)),
+        tuple(_attempts(connection, study_id)),
+        tuple(_runners(connection, study_id)),
+        tuple(select_finals(connection, study_id)),
+    )
+
+
 def _attempts(
-    connection: Connection, study_id: int, *, after: int | None = None, among: Collection[int] | None = None
+    connection: Connection,
+    study_id: int,
+    *,
+    after: int | None = None,
+    among: Collection[int] | None = None,
+    running: bool = False,
 ) -> list[StoredAttempt]:
     query = _of_study(
         select(
@@ -197,6 +283,8 @@ def _attempts(
         study_id,
     )
     query = query.join(attempt, attempt.c.trial == trial.c.id).join(runner, runner.c.id == attempt.c.runner)
+    if running:
+        query = query.where(attempt.c.ended.is_(None))
     if after is not None or among is not None:
         chosen = [attempt.c.id.in_(among or ()), *([attempt.c.id > after] if after is not None else [])]
         query = query.where(or_(*chosen))

@@ -373,11 +373,11 @@ def _attempts_not_readable(connection: Connection) -> Iterator[str]:
         yield _flaw(strayed, "attempts name a folder that is not theirs", "attempt")
     if bad:
         yield _flaw(bad, "attempts have facts that can't be read", "attempt")
-    outcomes = or_(attempt.c.outcome.is_(None), attempt.c.outcome.in_(_OUTCOMES))
+    outcomes = or_(attempt.c.outcome.is_(None), attempt.c.outcome.in_(OUTCOMES))
     yield from _told(connection, select(attempt.c.id).where(~outcomes), "attempts have an unknown outcome", "attempt")
 
 
-_OUTCOMES = (
+OUTCOMES = (
     "ok",
     "diverged",
     "pruned",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ablate.store.store import NoStoreYet, Store, open_store
+if TYPE_CHECKING:
+    from ablate.store.store import Store
 
 
 def project_folder() -> Path:
@@ -25,6 +27,8 @@ def runs_folder(named: str | None) -> Path | None:
 
 def existing_store(named: str | None, *, read_only: bool = True) -> Store | None:
     """Open the store, or return None where there is none yet."""
+    from ablate.store.store import NoStoreYet
+
     try:
         return named_store(named, read_only=read_only)
     except NoStoreYet:
@@ -33,4 +37,6 @@ def existing_store(named: str | None, *, read_only: bool = True) -> Store | None
 
 def named_store(named: str | None, *, create: bool = False, read_only: bool = False) -> Store:
     """Open the store, as ``open_store`` does."""
+    from ablate.store.store import open_store
+
     return open_store(store_location(named), folder=runs_folder(named), create=create, read_only=read_only)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any, get_args
 
-from ablate.study.schema import MAX_CANDIDATES, MAX_SEEDS, NAME, SMALLEST_TEST, DesignName, Resolution, Study
+from pydantic import BaseModel
+
+from ablate.study.schema import MAX_CANDIDATES, MAX_SEEDS, NAME, SMALLEST_TEST, Design, DesignName, Resolution, Study
 
 
 def json_schema() -> dict[str, Any]:
@@ -15,6 +17,7 @@ def json_schema() -> dict[str, Any]:
     schema["title"] = "ablate study"
     schema["properties"]["profiles"] = {
         "type": "object",
+        "description": "named patches of this study: `--profile NAME` runs it with one, as a study of its own",
         "propertyNames": {"pattern": NAME},
         "additionalProperties": {
             "type": "object",
@@ -33,13 +36,15 @@ def json_schema() -> dict[str, Any]:
 
 def _design_with_options() -> dict[str, Any]:
     names = {"type": "array", "items": {"type": "string"}}
-    options = {"type": "object", "properties": {"except": names}, "additionalProperties": False}
+    kept = {**names, "description": _told(Design, "except_")}
+    options = {"type": "object", "properties": {"except": kept}, "additionalProperties": False}
+    crossed = {**names, "uniqueItems": True, "description": _told(Design, "steps")}
     forms: list[dict[str, Any]] = [
-        {"leave-one-out": options},
-        {"factorial": {**names, "minItems": 2, "uniqueItems": True}},
+        {"leave-one-out": {**options, "description": "the full model, and it less each step"}},
+        {"factorial": {**crossed, "minItems": 2}},
         {
-            "fractional": {**names, "minItems": 3, "uniqueItems": True},
-            "resolution": {"enum": list(get_args(Resolution))},
+            "fractional": {**crossed, "minItems": 3},
+            "resolution": {"enum": list(get_args(Resolution)), "description": _told(Design, "resolution")},
         },
     ]
     return {
@@ -48,6 +53,11 @@ def _design_with_options() -> dict[str, Any]:
             for form in forms
         ]
     }
+
+
+def _told(model: type[BaseModel], field: str) -> str:
+    """Return what a field is for, in the words of the study's schema."""
+    return model.model_fields[field].description or ""
 
 
 def _listed_seeds() -> list[dict[str, Any]]:
@@ -62,11 +72,24 @@ def _seeds_forms() -> dict[str, Any]:
     count = {"type": "integer", "minimum": SMALLEST_TEST, "maximum": MAX_SEEDS}
     share = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
     looks = {
-        "looks": {"type": "array", "items": count, "minItems": 1, "uniqueItems": True},
-        "weights": {"type": "array", "items": share, "minItems": 1},
-    }
-    width = {"type": "number", "exclusiveMinimum": 0}
-    precision = {"mode": {"enum": ["precision"]}, "half_width": width, "pilot": count, "most": count}
+        "looks": {
+            "type": "array", "items": count, "minItems": 1, "uniqueItems": True,
+            "description": "rising numbers of seeds at which the arms are compared; only what is unsettled goes on",
+        },
+        "weights": {
+            "type": "array", "items": share, "minItems": 1,
+            "description": "how alpha is shared out among the looks; they sum to 1",
+        },
+    }  # fmt: skip
+    precision = {
+        "mode": {"enum": ["precision"], "description": "as many seeds as make each interval narrow enough"},
+        "half_width": {
+            "type": "number", "exclusiveMinimum": 0,
+            "description": "of each interval, in the unit of the primary metric",
+        },
+        "pilot": {**count, "description": "seeds at first, from which the number needed is reckoned [8]"},
+        "most": {**count, "description": "seeds at most [50]"},
+    }  # fmt: skip
     return {
         "anyOf": [
             *_listed_seeds(),
@@ -83,8 +106,9 @@ def _seeds_forms() -> dict[str, Any]:
 
 def _budget_forms(budget: dict[str, Any]) -> dict[str, Any]:
     count = {"type": "integer", "minimum": 2, "maximum": MAX_CANDIDATES}
-    budget["properties"]["candidates"] = count
-    budget["properties"]["seeds"] = {"anyOf": _listed_seeds(), "description": "that judge; a count, or a list"}
+    fields = budget["properties"]
+    fields["candidates"] = {**count, "description": fields["candidates"]["description"]}
+    fields["seeds"] = {"anyOf": _listed_seeds(), "description": fields["seeds"]["description"]}
     grid = {"properties": {"sampler": {"const": "grid"}}, "required": ["sampler"]}
     return {"anyOf": [count, {**budget, "anyOf": [{"required": ["candidates"]}, grid]}]}
 

@@ -94,7 +94,7 @@ class Task(_Model):
     command: str | None = Field(None, min_length=1, max_length=10_000, description="split into words, then filled")
     flags: Literal["argparse", "hydra"] | None = Field(None, description="how true, false, null and lists are written")
     environment: dict[str, str] = Field({}, description="variable → value, which is filled like the command")
-    metrics_from: MetricsFrom = MetricsFrom()
+    metrics_from: MetricsFrom = Field(MetricsFrom(), description="where they are found; without it, printed JSON lines")
 
     @model_validator(mode="before")
     @classmethod
@@ -128,9 +128,9 @@ def _given(fields: dict[str, Any]) -> dict[str, Any]:
 class Metric(_Model):
     """A number that the task reports. The first one of a study is its primary metric."""
 
-    goal: Literal["max", "min"]
-    unit: str = ""
-    title: str = ""
+    goal: Literal["max", "min"] = Field(description="whether larger or smaller is better")
+    unit: str = Field("", description='printed beside it; with "%" the task returns 71.3, not 0.713')
+    title: str = Field("", description="as tables call it; without one, its name")
     margin: float | None = Field(None, gt=0, allow_inf_nan=False, description="a smaller effect is called no effect")
     on_diverged: float | None = Field(None, allow_inf_nan=False, description="the value that a diverged seed is given")
     on_oom: float | None = Field(None, allow_inf_nan=False, description="the value of a seed whose memory ran out")
@@ -139,8 +139,8 @@ class Metric(_Model):
 class Step(_Model):
     """One component under study: a patch on the settings."""
 
-    name: Name
-    title: str = ""
+    name: Name = Field(description="names the arm: lower-case letters, digits and `-`")
+    title: str = Field("", description="the change in words, as tables print it; without one, the name")
     set: dict[str, Any] = Field(min_length=1, description="dotted setting → value")
     from_: str | None = Field(None, alias="from", description="the parent in a ladder: `baseline` or a step above")
     branch: bool = Field(False, description="tried, and not built upon")
@@ -209,19 +209,24 @@ class Design(_Model):
 class Analysis(_Model):
     """How the numbers are compared; fixed before the first trial runs."""
 
-    alpha: float = Field(0.05, gt=0, lt=0.5)
-    correction: Literal["holm", "bh"] = "holm"
-    pairing: Literal["seed", "none"] = "seed"
-    select: Literal["last"] = "last"
-    scope: Literal["test-set", "population"] = "test-set"
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="the risk that is taken: intervals are of 1 - alpha")
+    correction: Literal["holm", "bh"] = Field("holm", description="of p for the number of comparisons: Holm, or FDR")
+    pairing: Literal["seed", "none"] = Field("seed", description="differences within each seed, or of the means")
+    select: Literal["last"] = Field("last", description="the epoch that counts: the one the task returns at its end")
+    scope: Literal["test-set", "population"] = Field(
+        "test-set",
+        description="what intervals speak of: population counts the test examples as drawn too; the task gives scores",
+    )
 
 
 class Execution(_Model):
     """How a trial computes, not what: the same for every arm, and part of a trial's identity."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    memory_format: Literal["contiguous_format", "channels_last"] = "contiguous_format"
-    threads: int = Field(1, ge=1, le=1024)
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="the arithmetic of the task, as it is told")
+    memory_format: Literal["contiguous_format", "channels_last"] = Field(
+        "contiguous_format", description="the layout of image tensors, as the task is told"
+    )
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads of one trial; other counts give other bits")
 
 
 def _seconds(value: Any) -> Any:
@@ -240,7 +245,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=floa
 class Resources(_Model):
     """What one trial needs while it runs."""
 
-    gpus: int = Field(0, ge=0, le=1)
+    gpus: int = Field(0, ge=0, le=1, description="GPUs of one trial")
     cpus: int | None = Field(None, ge=1, description="CPU cores of a slot; default: execution.threads")
     timeout: Seconds | None = Field(None, description="an attempt that runs longer is ended")
     stall_timeout: Seconds | None = Field(None, description="an attempt that records nothing for so long is ended")
@@ -250,8 +255,8 @@ class Resources(_Model):
 class Reference(_Model):
     """Published figures, printed beside ours: metric → arm → value."""
 
-    source: str
-    values: dict[str, dict[str, float]]
+    source: str = Field(description="where they were published")
+    values: dict[str, dict[str, float]] = Field(description="metric → arm → published figure")
 
 
 class Seeds(_Model):
@@ -372,11 +377,11 @@ TuningSeeds = Annotated[tuple[int, ...], BeforeValidator(_tuning_seeds, json_sch
 class Range(_Model):
     """What a tuned setting may be: a number from ``low`` to ``high``, by ``step`` if there is one, or a choice."""
 
-    low: Number = None
-    high: Number = None
+    low: Number = Field(None, description="the smallest value")
+    high: Number = Field(None, description="the largest value")
     log: bool = Field(False, description="search evenly in the logarithm")
-    step: Number = Field(None, gt=0)
-    choices: tuple[Any, ...] = ()
+    step: Number = Field(None, gt=0, description="only low, low + step, low + 2 step, …")
+    choices: tuple[Any, ...] = Field((), description="the values, in place of a range")
 
     @model_validator(mode="after")
     def _one_form(self) -> Range:
@@ -430,8 +435,8 @@ class Budget(_Model):
     candidates: int | None = Field(
         None, ge=2, le=MAX_CANDIDATES, description="settings tried per arm; grid: all points"
     )
-    sampler: Literal["tpe", "qmc", "grid"] = "tpe"
-    seeds: TuningSeeds = (FIRST_TUNING_SEED,)
+    sampler: Literal["tpe", "qmc", "grid"] = Field("tpe", description="learning from results, evenly spread, or all")
+    seeds: TuningSeeds = Field((FIRST_TUNING_SEED,), description="that judge candidates; a count, or a list")
     prune: bool = Field(False, description="end a candidate that is behind the median of its arm's others")
 
     @model_validator(mode="before")
@@ -456,24 +461,36 @@ ConfirmSeeds = Annotated[int | tuple[int, ...], BeforeValidator(_confirm_seeds, 
 class Study(_Model):
     """One declared question. Everything that a run or a report needs to know is in it."""
 
-    schema_: Literal["ablate/v1"] = Field(alias="schema")
-    name: Name
-    question: str = ""
-    task: Task
-    metrics: dict[Annotated[str, Field(pattern=METRIC_NAME)], Metric] = Field(min_length=1)
-    settings: Settings = Field(min_length=1)
-    steps: tuple[Step, ...] = Field((), max_length=MAX_STEPS)
-    designs: tuple[Design, ...] = Field((Design.model_validate("ladder"),), min_length=1)
-    seeds: Seeds = Seeds.model_validate(5)
+    schema_: Literal["ablate/v1"] = Field(alias="schema", description="the format of this file")
+    name: Name = Field(description="the study's name, as commands take it: lower-case letters, digits and `-`")
+    question: str = Field("", description="what the study asks, in a sentence; printed above its table")
+    task: Task = Field(description="what is run for each trial: module:function, or a mapping with a command")
+    metrics: dict[Annotated[str, Field(pattern=METRIC_NAME)], Metric] = Field(
+        min_length=1, description="what the task reports; the first is the primary one, which verdicts are on"
+    )
+    settings: Settings = Field(
+        min_length=1, description="the baseline: all that the task receives; null for what only a step sets"
+    )
+    steps: tuple[Step, ...] = Field(
+        (), max_length=MAX_STEPS, description="the components under study, in order: each a patch on the settings"
+    )
+    designs: tuple[Design, ...] = Field(
+        (Design.model_validate("ladder"),), min_length=1, description="the rules that turn the steps into arms"
+    )
+    seeds: Seeds = Field(
+        Seeds.model_validate(5), description="of every arm: a count, a list, looks, or a precision to be reached"
+    )
     # left out where nothing is tuned: what a store keeps of a study stays as it was before there was tuning
     tune: dict[str, Range] = Field({}, exclude_if=lambda value: not value, description="dotted setting → its range")
-    budget: Budget | None = Field(None, exclude_if=lambda value: value is None)
+    budget: Budget | None = Field(
+        None, exclude_if=lambda value: value is None, description="how many settings are tried for each arm, and how"
+    )
     confirm_seeds: ConfirmSeeds | None = Field(None, description="fresh seeds: every table is made from these alone")
-    analysis: Analysis = Analysis()
-    execution: Execution = Execution()
-    resources: Resources = Resources()
-    reference: Reference | None = None
-    assumed: dict[str, str] = {}
+    analysis: Analysis = Field(Analysis(), description="how the numbers are compared; fixed before the first trial")
+    execution: Execution = Field(Execution(), description="how a trial computes, not what; the same for every arm")
+    resources: Resources = Field(Resources(), description="what one trial needs while it runs, and its limits")
+    reference: Reference | None = Field(None, description="published figures, printed beside ours")
+    assumed: dict[str, str] = Field({}, description="what a source leaves open → what is assumed; below the table")
 
     # which profile made it, and the file it came from (for messages); not part of what it says
     _profile: str = PrivateAttr("")

@@ -444,7 +444,7 @@ def test_a_diverged_seed_is_scored_and_both_verdicts_are_said(project: Path, cal
     assert verdicts(analysis, "one-at-a-time")["only-skip"] == "better"
     assert attempts(project).count(("diverged", 1)) == 1
     report = prose(call("report", "truth", "--markdown", cwd=project).stdout)
-    assert re.search(r"\| fragile\[.*\| 5 \| 32\.\d ± \d+\.\d!", report)
+    assert re.search(r"\| fragile\[.*\| 5 \| (\*\*)?32\.\d(\*\*)? ± \d+\.\d!", report)
     assert f"scored 10 (on_diverged). Finished seeds only: {fmean(finished):.2f} (n = 4)." in report
     assert "Converged 4/5, 95% CI 28-99%" in report
     assert "with the scored seeds left out instead, the verdict would be: better." in report

@@ -134,7 +134,8 @@ def test_all_that_was_found_reads_the_same(old: str) -> None:
         ("baseline", 2, "done", "ok", 54.0, 3),
         ("batchnorm", 2, "waiting", "interrupted", None, 2),
     ]
-    values = {(row.arm, row.seed, row.metric): read_number(row.value, row.kind) for row in finals}
+    places = {each.trial: (each.arm, each.seed) for each in trials}
+    values = {(*places[row.trial], row.metric): read_number(row.value, row.kind) for row in finals}
     assert len(values) == 6 + 2 + 3
     assert values["baseline", 1, "val_acc"] == 30.8
     assert math.isnan(values["batchnorm", 1, "val_acc"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,20 @@ def test_names() -> None:
     assert all(map(is_name, ["a", "depth-5", "1", "a" * 64]))
     assert not any(map(is_name, ["", "-a", "A", "a_b", "a\n", "a" * 65, "ä"]))
     assert [step_of(arm) for arm in ("only-a", "without-a", "a", "full")] == ["a", "a", "a", "full"]
+
+
+def keys_of(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every key that an editor offers, with its schema."""
+    if isinstance(node, dict):
+        for name, found in node.get("properties", {}).items():
+            if "const" not in found:  # of a condition
+                yield f"{path}/{name}", found
+    for name, part in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield from keys_of(part, f"{path}/{name}")
+
+
+def test_every_key_says_what_it_is_for() -> None:
+    """Editors show it beside the cursor, and a reference is made from it."""
+    found = dict(keys_of(json_schema()))
+    assert len(found) > 60
+    assert [path for path, key in found.items() if not key.get("description", "").strip()] == []

@@ -1,0 +1,162 @@
+"""The largest study: 1,000 arms × 100 seeds. What `ablate report` and `ablate status` take of it.
+
+    python -m benchmarks.scale [--arms 1000] [--seeds 100]
+
+A store is filled with that many finished trials, and each command is run in a process of its own. CPU seconds are those
+of the process and its children; beside them stands the same command on a study of six trials, which is the start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from ablate.plan.trials import make_plan
+from ablate.store.claims import attempt_folder, end_runner, register_runner
+from ablate.store.facts import record_plan, stored_number
+from ablate.store.store import Store, open_store
+from ablate.store.tables import arm, attempt, measurement, replicate, trial
+from ablate.study.document import Document
+from ablate.study.schema import Study, from_document
+
+EPOCHS = (1, 2, 3)
+REPEATS = 3
+COMMANDS = (["status"], ["report"], ["report", "--markdown"], ["report", "--html"], ["report", "--csv"])
+ENVIRONMENT = {
+    "ablate": "0.1.0",
+    "cpu": "EPYC",
+    "python": "3.11.7",
+    "threads": "1",
+    "torch": "2.15.0",
+    "data_sha256": "d",
+}
+
+
+def large_study(arms: int, seeds: int) -> Study:
+    """Return a study of so many arms (a baseline, and one step each), each compared with the baseline."""
+    steps = [
+        {"name": f"width-{number}", "title": f"{number} channels", "set": {"model.width": number}}
+        for number in range(1, arms)
+    ]
+    values = {
+        "schema": "ablate/v1",
+        "name": "large",
+        "question": "Which width is best?",
+        "task": "large:train",
+        "metrics": {"val_acc": {"goal": "max", "unit": "%"}, "test_acc": {"goal": "max", "unit": "%"}},
+        "settings": {"model": {"width": 0, "depth": 4}, "train": {"lr": 0.1, "epochs": 3}},
+        "steps": steps,
+        "designs": ["one-at-a-time"],
+        "seeds": seeds,
+    }
+    return from_document(values, Document("large.yaml", values, {}), "")
+
+
+def fill(store: Store, study: Study) -> None:
+    """Record the plan as a run does, and then all of its trials as finished, in bulk."""
+    study_id = record_plan(store, make_plan(study))
+    facts = {"host": "here", "boot_id": "b", "lock_file": "l", "command": "ablate run large.yaml"}
+    register_runner(store, runner_id="r", study_id=study_id, facts=facts)
+    store.write(lambda connection: _finish(connection, study_id))
+    end_runner(store, "r")
+
+
+def _finish(connection: Connection, study_id: int) -> None:
+    query = (
+        select(trial.c.id, trial.c.fingerprint, trial.c.seed, arm.c.position)
+        .join(replicate, replicate.c.trial == trial.c.id)
+        .join(arm, arm.c.id == replicate.c.arm)
+        .where(arm.c.study == study_id)
+    )
+    rows = list(connection.execute(query))
+    connection.execute(update(trial).values(state="done", claim=1, result_claim=1))
+    connection.execute(insert(attempt), [_attempt(row) for row in rows])
+    for start in range(0, len(rows), 10_000):
+        connection.execute(
+            insert(measurement), [each for row in rows[start : start + 10_000] for each in _numbers(row)]
+        )
+
+
+def _attempt(row: Any) -> dict[str, Any]:
+    return {
+        "trial": row.id,
+        "claim": 1,
+        "runner": "r",
+        "slot": "cpu:0",
+        "folder": attempt_folder(row.fingerprint, 1),
+        "started": 1e9 + row.id,
+        "ended": 1e9 + row.id + 60,
+        "outcome": "ok",
+        "exit_code": 0,
+        "seconds": 60.0,
+        "code_sha256": "c0de",
+        "environment_json": json.dumps(ENVIRONMENT),
+    }
+
+
+def _numbers(row: Any) -> Iterator[dict[str, Any]]:
+    chance = random.Random(row.id)
+    value = 60 + 5 * (row.position / 1000) + chance.gauss(0, 1)
+    of_epoch = {"val_acc": value, "train_loss": 1 - value / 100}
+    at_end = {
+        **of_epoch,
+        "test_acc": value - 1,
+        "parameters": 1e6 + row.position,
+        "flops": 35e6,
+        "images_per_s": 5200.0,
+    }
+    for epoch in (*EPOCHS, None):
+        for metric, number in (at_end if epoch is None else of_epoch).items():
+            yield {"trial": row.id, "claim": 1, "metric": metric, "epoch": epoch, **stored_number(number)}
+
+
+def cpu_seconds(words: list[str], folder: Path) -> tuple[float, int]:
+    """Run `ablate …`; return its CPU seconds and the bytes it printed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "ablate", *words], cwd=folder, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, len(done.stdout)
+
+
+def measured(words: list[str], folder: Path) -> tuple[float, float, int]:
+    """Return the median CPU seconds of a command, their spread (most less least), and the bytes it printed."""
+    found = [cpu_seconds(words, folder) for _ in range(REPEATS)]
+    seconds = sorted(spent for spent, _ in found)
+    return seconds[len(seconds) // 2], seconds[-1] - seconds[0], found[0][1]
+
+
+def main() -> None:
+    """Fill two stores, measure, and print one table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arms", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=100)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ablate-scale-") as made:
+        folder = Path(made)
+        for name, study in (("small", large_study(2, 3)), ("large", large_study(given.arms, given.seeds))):
+            store = open_store(folder / f"{name}.db", create=True)
+            fill(store, study)
+            store.close()
+        size = (folder / "large.db").stat().st_size
+        print(f"{given.arms:,} arms × {given.seeds:,} seeds, SQLite, {size / 1e6:.0f} MB; medians of {REPEATS}.\n")
+        print("| command | CPU s, 2 arms × 3 seeds | CPU s | spread | beyond the start | KB printed |")
+        print("|:--|--:|--:|--:|--:|--:|")
+        for words in COMMANDS:
+            start, _, _ = measured([*words, "--store", "small.db"], folder)
+            seconds, spread, size = measured([*words, "--store", "large.db"], folder)
+            numbers = f"{start:.2f} | {seconds:.2f} | {spread:.2f} | {seconds - start:.2f} | {size / 1e3:,.0f}"
+            print(f"| `ablate {' '.join(words)}` | {numbers} |")
+
+
+if __name__ == "__main__":
+    main()
