@@ -14,12 +14,12 @@ from pathlib import Path
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-def dom_of(url: str, profile: Path, *, budget_ms: int = 20_000) -> str:
+def dom_of(url: str, profile: Path, *options: str, budget_ms: int = 20_000) -> str:
     """Open an address in a new Chromium, let its scripts run, and return the page as it then is."""
     switches = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     switches += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     switches += [f"--user-data-dir={profile}", f"--virtual-time-budget={budget_ms}", "--dump-dom"]
-    command = [str(CHROMIUM), *switches, url]
+    command = [str(CHROMIUM), *switches, *options, url]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -91,23 +91,33 @@ def _attempt(attempt: AttemptDetails) -> Iterator[str]:
 
 def _print_environments(arm: ArmDetails, console: Console) -> None:
     """Print what every attempt has in common, then what only some of them have."""
-    where = [(f"{_name(seed)} attempt {each.number}", each) for seed in arm.seeds for each in seed.attempts]
-    if not where:
+    attempts = [attempt for seed in arm.seeds for attempt in seed.attempts]
+    if not attempts:
         return
-    facts = [attempt.environment for _, attempt in where]
-    common = {key: value for key, value in facts[0].items() if all(each.get(key) == value for each in facts)}
+    common = common_facts(attempts)
     console.print()
-    _print(console, f"environment of {plural(len(where), 'attempt')}", style="bold")
+    _print(console, f"environment of {plural(len(attempts), 'attempt')}", style="bold")
     _print_facts(common, console)
+    for facts, names in other_facts(arm, common):
+        console.print()
+        _print(console, f"environment of {', '.join(names)}", style="bold")
+        _print_facts(facts, console)
+
+
+def common_facts(attempts: Sequence[AttemptDetails]) -> dict[str, str]:
+    """Return the facts of the environment that are the same for all of these attempts, of which there is one."""
+    first, *others = (attempt.environment for attempt in attempts)
+    return {key: value for key, value in first.items() if all(each.get(key) == value for each in others)}
+
+
+def other_facts(arm: ArmDetails, common: Collection[str]) -> list[tuple[dict[str, str], list[str]]]:
+    """Return the facts that are not common, with the attempts that have them, as seed and number."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for name, attempt in where:
-        rest = tuple((key, value) for key, value in attempt.environment.items() if key not in common and value)
-        groups.setdefault(rest, []).append(name)
-    for rest, names in groups.items():
-        if rest:
-            console.print()
-            _print(console, f"environment of {', '.join(names)}", style="bold")
-            _print_facts(dict(rest), console)
+    for seed in arm.seeds:
+        for attempt in seed.attempts:
+            rest = tuple((key, value) for key, value in attempt.environment.items() if key not in common and value)
+            groups.setdefault(rest, []).append(f"{_name(seed)} attempt {attempt.number}")
+    return [(dict(rest), names) for rest, names in groups.items() if rest]
 
 
 def _name(seed: SeedDetails) -> str:

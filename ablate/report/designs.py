@@ -10,8 +10,9 @@ from ablate.analyse.findings import Analysis, ArmResult, Comparison, DesignResul
 from ablate.plan.crossed import SHAPLEY, letters
 from ablate.plan.designs import BOTH, REMAINDER
 from ablate.plan.lattice import ROMAN, gains
+from ablate.report.columns import chosen
 from ablate.report.notes import SPREAD_FROM, Note, general_notes, noise_band, notes_of, row_notes
-from ablate.report.numbers import duration, plain, quantity, signed
+from ablate.report.numbers import duration, energy, plain, quantity, signed
 from ablate.report.table import (
     Column,
     Digits,
@@ -28,6 +29,7 @@ from ablate.report.table import (
     filled,
     metric_columns,
     plot_of,
+    step_columns,
     value_text,
 )
 from ablate.report.tuning import tuning_table
@@ -67,13 +69,20 @@ ESTIMANDS = {
 _DESIGN_NOUNS = {"factorial": "factorial", "fractional": "fraction"}
 
 
-def build_tables(analysis: Analysis) -> tuple[Table, ...]:
-    """Return the tables of each design, in the order in which the study lists them, and last that of tuning."""
-    tables = tuple(table for design in analysis.designs for table in _tables(analysis, design))
-    return (*tables, tuning_table(analysis, analysis.tuning)) if analysis.tuning else tables
+def build_tables(analysis: Analysis, columns: Sequence[str] = ()) -> tuple[Table, ...]:
+    """Return the tables of each design, in the order in which the study lists them, and last that of tuning.
+
+    ``columns`` are the names of those to show, in this order. Raises AblateError for a name that there is not.
+    """
+    tables = [
+        table for design in analysis.designs for table in _tables(analysis, design, with_steps="steps" in columns)
+    ]
+    if analysis.tuning:
+        tables.append(tuning_table(analysis, analysis.tuning))
+    return chosen(tables, analysis, columns)
 
 
-def _tables(analysis: Analysis, design: DesignResult) -> Iterator[Table]:
+def _tables(analysis: Analysis, design: DesignResult, *, with_steps: bool) -> Iterator[Table]:
     if design.name == BOTH:
         yield _side_by_side(analysis, design)
     elif design.name == COMPARE:
@@ -84,19 +93,20 @@ def _tables(analysis: Analysis, design: DesignResult) -> Iterator[Table]:
             yield _any_order(analysis, design)
         yield _models(analysis, design)
     else:
-        yield _arms(analysis, design)
+        yield _arms(analysis, design, with_steps=with_steps)
 
 
 # --- one row per arm -----------------------------------------------------------------------------------------------
 
 
-def _arms(analysis: Analysis, design: DesignResult) -> Table:
-    order = _ordered(analysis, design)
-    number = {name: index for index, name in enumerate(order)}
-    arms = [analysis.arm(name, design.role) for name in order if (name, design.role) in _known(analysis)]
+def _arms(analysis: Analysis, design: DesignResult, *, with_steps: bool) -> Table:
+    number = row_numbers(analysis, design)
+    arms = [analysis.arm(name, design.role) for name in number if analysis.has_arm(name, design.role)]
     effects = [row.effects[analysis.primary.name] for row in design.comparisons]
     digits = digits_of(analysis, arms, effects)
-    rows = [_row(analysis, design, arm, number, digits) for arm in arms]
+    # in the order in which the rows come by them; a thousand arms may have a thousand
+    steps = list(dict.fromkeys(step for arm in arms for step in arm.steps)) if with_steps else []
+    rows = [_row(analysis, design, arm, number, digits, steps) for arm in arms]
     if design.total is not None:
         rows.append(_total_row(analysis, design, design.total, number, digits))
     spread = any(isinstance(text, Value) and text.sd for row in rows for text in row.cells.values())
@@ -106,22 +116,36 @@ def _arms(analysis: Analysis, design: DesignResult) -> Table:
         heading=f"{analysis.title}: {design.name}",
         progress=_progress(analysis, design),
         estimand=ESTIMANDS[design.name],
-        columns=_arm_columns(analysis, design, rows),
+        columns=_arm_columns(analysis, design, rows, steps),
         rows=tuple(rows),
         places=digits.effects,
         notes=notes_of(analysis, design, number, spread=spread, shown=shown),
+        bold=_bold(analysis, design),
     )
 
 
-def _known(analysis: Analysis) -> set[tuple[str, str]]:
-    return {(arm.name, arm.role) for arm in analysis.arms}
+def _bold(analysis: Analysis, design: DesignResult) -> str:
+    """Say what a mean in bold is, in the renderings that have bold."""
+    if not design.best:
+        return ""
+    return (
+        f"Bold: the best mean of {analysis.primary.label}, and those not shown to be worse (difference to the best, "
+        f"Holm over those differences, alpha {plain(analysis.alpha)})."
+    )
 
 
-def _ordered(analysis: Analysis, design: DesignResult) -> list[str]:
-    """Return the arms as the table lists them: leave-one-out by worth, the best first, and last what has no effect."""
-    if design.name != "leave-one-out":
-        return list(design.arms)
-    return [design.arms[0], *(each.arm for each in _by_worth(analysis, design))]
+def row_numbers(analysis: Analysis, design: DesignResult) -> dict[str, int]:
+    """Return the arms as the table of a design lists them, with the numbers of their rows.
+
+    Leave-one-out goes by worth, the best first, and last what has no effect; a factorial by its models' means, from 1.
+    """
+    if design.name == "leave-one-out":
+        names = [design.arms[0], *(each.arm for each in _by_worth(analysis, design))]
+    elif design.components:
+        names = [arm.name for arm in _by_mean(analysis, design)]
+    else:
+        names = list(design.arms)
+    return {name: number for number, name in enumerate(names, start=1 if design.components else 0)}
 
 
 def _by_worth(analysis: Analysis, design: DesignResult) -> list[Comparison]:
@@ -143,18 +167,26 @@ def _progress(analysis: Analysis, design: DesignResult) -> str:
     return f"not finished: {have}; the numbers will change, and verdicts {when}"
 
 
-def _row(analysis: Analysis, design: DesignResult, arm: ArmResult, number: Mapping[str, int], digits: Digits) -> Row:
+def _row(
+    analysis: Analysis,
+    design: DesignResult,
+    arm: ArmResult,
+    number: Mapping[str, int],
+    digits: Digits,
+    steps: Sequence[str],
+) -> Row:
     comparison = design.comparison(arm.name)
     cells: dict[str, Text] = {
         "number": str(number[arm.name]),
         "label": _label(design, arm, comparison, number),
-        **_arm_cells(analysis, arm, digits),
+        **_arm_cells(analysis, design, arm, digits),
     }
     effect = None if comparison is None else comparison.effects[analysis.primary.name]
     cells["effect"] = _marked(analysis, comparison, effect, difference_text(effect, digits.effects))
     if comparison is not None and comparison.claimed is not None:
         cells["claimed"] = signed(comparison.claimed, digits.effects)
     cells |= conclusion_cells(effect, analysis.primary, looks=len(analysis.looks))
+    cells |= {f"step:{step}": "✓" if step in arm.steps else "·" for step in steps}
     is_branch = comparison is not None and comparison.branch
     return Row(str(number[arm.name]), cells, branch=is_branch, plot=plot_of(effect))
 
@@ -167,16 +199,22 @@ def _marked(analysis: Analysis, comparison: Comparison | None, effect: Effect | 
     return f"~{text}" if band is not None and abs(effect.mean) < band else text
 
 
-def _arm_cells(analysis: Analysis, arm: ArmResult, digits: Digits) -> dict[str, Text]:
+def _arm_cells(analysis: Analysis, design: DesignResult, arm: ArmResult, digits: Digits) -> dict[str, Text]:
     cells: dict[str, Text] = {
         "n": count_text(arm, analysis),
-        "cost": "" if arm.seconds is None else duration(arm.seconds),
     }
+    if arm.seconds is not None:
+        cells |= {"cost": duration(arm.seconds), "hours": f"{arm.seconds / 3600:.3g}"}
+    if arm.energy_j is not None:
+        cells["energy"] = energy(arm.energy_j)
     for metric in analysis.metrics:
         cells[f"metric:{metric.name}"] = value_text(arm, metric, digits.cells[metric.name], analysis)
         if metric.name in arm.published:
             cells[f"published:{metric.name}"] = plain(arm.published[metric.name])
-    for fact in ("parameters", "flops"):
+    primary = cells[key := f"metric:{analysis.primary.name}"]
+    if arm.name in design.best and isinstance(primary, Value):
+        cells[key] = replace(primary, best=True)
+    for fact in ("parameters", "flops", "images_per_s"):
         if fact in arm.facts:
             cells[fact] = quantity(arm.facts[fact])
     return cells
@@ -217,21 +255,33 @@ def _with_interval(analysis: Analysis, found: Sequence[Comparison]) -> tuple[Eff
     return tuple(effect for effect in effects if effect.interval is not None and effect.n >= SPREAD_FROM)
 
 
-def _arm_columns(analysis: Analysis, design: DesignResult, rows: Sequence[Row]) -> tuple[Column, ...]:
+def _arm_columns(
+    analysis: Analysis, design: DesignResult, rows: Sequence[Row], steps: Sequence[str]
+) -> tuple[Column, ...]:
     columns = [
         Column("number", "#"),
         Column("label", "change" if design.name in ("ladder", "path") else "model", right=False),
+        *step_columns(steps),
         Column("n", "n"),
         *metric_columns(analysis.primary, rank=0, published_rank=1),
         Column("claimed", "when chosen", rank=1),
         Column("effect", effect_title(analysis, EFFECT_TITLES[design.name], rows)),
         *conclusion_columns(analysis, rows),
         *(column for metric in analysis.metrics[1:] for column in metric_columns(metric, rank=4, published_rank=6)),
-        Column("parameters", "params", rank=5),
-        Column("flops", "FLOPs", rank=5),
-        Column("cost", "GPU time" if analysis.gpus else "CPU time", rank=2),
+        *_cost_columns(analysis, sizes_rank=5),
     ]
     return filled(columns, rows)
+
+
+def _cost_columns(analysis: Analysis, *, sizes_rank: int | None) -> Iterator[Column]:
+    """Yield what a row costs; without a rank, the sizes of the network are there to be asked for."""
+    device, asked = "GPU" if analysis.gpus else "CPU", sizes_rank is None
+    yield Column("parameters", "params", rank=sizes_rank or 5, asked=asked)
+    yield Column("flops", "FLOPs", rank=sizes_rank or 5, asked=asked)
+    yield Column("images_per_s", "images/s", rank=5, asked=True)
+    yield Column("cost", f"{device} time", rank=2)
+    yield Column("hours", f"{device} hours", rank=2, asked=True)
+    yield Column("energy", "GPU energy", rank=2, asked=True)
 
 
 # --- one row per effect --------------------------------------------------------------------------------------------
@@ -350,18 +400,23 @@ def _any_order(analysis: Analysis, design: DesignResult) -> Table:
     )
 
 
-def _models(analysis: Analysis, design: DesignResult) -> Table:
-    """Every model that was trained, the best first, with the steps that it has."""
+def _by_mean(analysis: Analysis, design: DesignResult) -> list[ArmResult]:
+    """Return the arms of a design with the best mean first, and last those without one."""
     sign = -1 if analysis.primary.goal == "max" else 1
-    primary = analysis.primary.name
 
     def place(arm: ArmResult) -> tuple[bool, float]:
-        mean = arm.cells[primary].mean
+        mean = arm.cells[analysis.primary.name].mean
         return mean is None, sign * (mean or 0.0)
 
-    arms = sorted((analysis.arm(name, design.role) for name in design.arms), key=place)
+    return sorted((analysis.arm(name, design.role) for name in design.arms), key=place)
+
+
+def _models(analysis: Analysis, design: DesignResult) -> Table:
+    """Every model that was trained, the best first, with the steps that it has."""
+    primary = analysis.primary.name
+    arms = _by_mean(analysis, design)
     digits = digits_of(analysis, arms, [row.effects[primary] for row in design.comparisons if row.arm])
-    number = {arm.name: index for index, arm in enumerate(arms, start=1)}
+    number = row_numbers(analysis, design)
     rows = []
     for arm in arms:
         row = design.comparison(arm.name)
@@ -370,7 +425,7 @@ def _models(analysis: Analysis, design: DesignResult) -> Table:
             "number": str(number[arm.name]),
             "label": arm.title if len(arm.steps) < 2 else f"{len(arm.steps)} steps",
             **{f"step:{step}": "✓" if step in arm.steps else "·" for step in design.components},
-            **_arm_cells(analysis, arm, digits),
+            **_arm_cells(analysis, design, arm, digits),
             "effect": difference_text(effect, digits.effects),
         }
         rows.append(Row(str(number[arm.name]), cells, plot=plot_of(effect)))
@@ -383,7 +438,7 @@ def _models(analysis: Analysis, design: DesignResult) -> Table:
         *metric_columns(analysis.primary, rank=0, published_rank=1),
         Column("effect", effect_title(analysis, "Δ vs largest", rows), rank=1),
         *(column for metric in analysis.metrics[1:] for column in metric_columns(metric, rank=4, published_rank=6)),
-        Column("cost", "GPU time" if analysis.gpus else "CPU time", rank=2),
+        *_cost_columns(analysis, sizes_rank=None),
     ]
     legend = ", ".join(f"{letters(design.components, frozenset([step]))} {step}" for step in design.components)
     return Table(
@@ -396,6 +451,7 @@ def _models(analysis: Analysis, design: DesignResult) -> Table:
         rows=tuple(rows),
         places=digits.effects,
         notes=notes_of(analysis, design, number, spread=True, shown=(), with_rows_only=True),
+        bold=_bold(analysis, design),
     )
 
 

@@ -2,16 +2,18 @@
 
 ``ablate-report/v1``. Numbers are in the metrics' own units and signs, times in seconds. A value that is not finite is
 null, with the kind (``nan``, ``+inf``, ``-inf``) beside it. Further versions of ablate may add keys.
+docs/report-files.md says what each is.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ablate.analyse.curves import Curve
 from ablate.analyse.findings import (
     Analysis,
     ArmResult,
@@ -30,9 +32,18 @@ from ablate.report.designs import ESTIMANDS
 SCHEMA = "ablate-report/v1"
 
 
-def render(analysis: Analysis) -> str:
-    """Return the whole analysis as JSON text, in ASCII and with keys in a fixed order."""
-    return json.dumps(_report(analysis), indent=2, allow_nan=False) + "\n"
+def render(analysis: Analysis, curves: Sequence[Curve] | None = None) -> str:
+    """Return the whole analysis as JSON text, in ASCII and with keys in a fixed order; each curve is on one line."""
+    report = json.dumps(_report(analysis), indent=2, allow_nan=False)
+    if curves is None:
+        return report + "\n"
+    lines = ",".join(f"\n    {json.dumps(_curve(curve), allow_nan=False)}" for curve in curves)
+    return f'{report.removesuffix("}").rstrip()},\n  "curves": [{lines}\n  ]\n}}\n'
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    values = [value if math.isfinite(value) else _number(value)["kind"] for value in curve.values]
+    return {**asdict(curve), "values": values}
 
 
 def _report(analysis: Analysis) -> dict[str, Any]:
@@ -127,6 +138,9 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
             {**asdict(each), "first": _number(each.first), "again": _number(each.again)} for each in arm.mismatches
         ],
         "seconds": _finite(arm.seconds),
+        "energy_j": _finite(arm.energy_j),
+        "examples": arm.examples,
+        "top": arm.top,
         "facts": {name: _finite(value) for name, value in arm.facts.items()},
         "trials": [_trial(trial) for trial in arm.trials],
     }
@@ -168,6 +182,7 @@ def _design(design: DesignResult) -> dict[str, Any]:
         "components": list(design.components),
         "estimand": ESTIMANDS[design.name],
         "arms": list(design.arms),
+        "best": list(design.best),
         "counts": _counts(design.counts),
         "seconds": _finite(design.seconds),
         "comparisons": [_comparison(comparison) for comparison in design.comparisons],
@@ -178,6 +193,7 @@ def _design(design: DesignResult) -> dict[str, Any]:
 def _comparison(comparison: Comparison) -> dict[str, Any]:
     return {
         "name": comparison.name,
+        "title": comparison.title,
         "arm": comparison.arm or None,
         "other": comparison.other or None,
         "weights": [{"arm": arm, "weight": weight} for arm, weight in comparison.weights],

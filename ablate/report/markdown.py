@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 
 from ablate.analyse.findings import Analysis
 from ablate.report import text
 from ablate.report.designs import build_tables
 from ablate.report.notes import Note
-from ablate.report.table import Column, Row, Table
+from ablate.report.table import Column, Row, Table, Value
 
 
-def render(analysis: Analysis) -> str:
-    """Return the report as Markdown, one table per design, each with all its columns."""
+def render(analysis: Analysis, columns: Sequence[str] = ()) -> str:
+    """Return the report as Markdown, one table per design, each with all its columns or those that are named."""
     # the study's name in each footnote, so that two reports can stand on one page
     prefix = "-".join(part for part in (analysis.name, analysis.profile) if part)
     labels = (f"{prefix}-{number}" for number in count(1))
     sections = [
         _section(table, labels, question="" if index else analysis.question)
-        for index, table in enumerate(build_tables(analysis))
+        for index, table in enumerate(build_tables(analysis, columns))
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -33,7 +34,7 @@ def _section(table: Table, labels: Iterator[str], *, question: str) -> str:
         f"**{text.markdown(table.progress)}**" if table.progress else "",
         text.markdown(table.estimand),
         _pipe_table(table, about_rows),
-        " ".join(text.markdown(note.text) for note in general if not note.item),
+        " ".join(text.markdown(each) for each in [*(n.text for n in general if not n.item), table.bold] if each),
         "\n".join(f"- {text.markdown(note.text)}" for note in general if note.item),
         "\n".join(f"[^{label}]: {text.markdown(note.text)}" for label, note in about_rows),
     ]
@@ -51,10 +52,10 @@ def _pipe_table(table: Table, about_rows: Sequence[tuple[str, Note]]) -> str:
 
 
 def _cell(row: Row, column: Column, marks: str) -> str:
-    value = str(row.cells.get(column.key, ""))
+    cell = row.cells.get(column.key, "")
     if column.key != "label":
-        return value
-    label = text.markdown(value)
+        return str(replace(cell, mean=f"**{cell.mean}**") if isinstance(cell, Value) and cell.best else cell)
+    label = text.markdown(str(cell))
     return f"**{label}**" if row.total else label + marks
 
 

@@ -251,7 +251,7 @@ def _noise_of(analysis: Analysis, arm: ArmResult) -> float | None:
 
 
 def _is_there(analysis: Analysis, design: DesignResult, name: str) -> bool:
-    return any((arm.name, arm.role) == (name, design.role) for arm in analysis.arms)
+    return analysis.has_arm(name, design.role)
 
 
 def _planned_seeds(seeds: Sequence[int]) -> str:
@@ -323,6 +323,14 @@ def _notes_of_arm(analysis: Analysis, design: DesignResult, arm: ArmResult, numb
         yield f"{_seeds(seeds)} {was} imported ({source}), not run here."
     if arm.identical_seeds:
         yield f"{NO_SEED_EFFECT}."
+    yield from drift_notes(arm)
+    comparison = design.comparison(arm.name)
+    if comparison is not None:
+        yield from _notes_of_comparison(analysis, design, comparison, number=number)
+
+
+def drift_notes(arm: ArmResult) -> Iterator[str]:
+    """Say which seeds ran on something else than most trials did, or did not repeat themselves."""
     for drift in arm.drifts:
         if drift.fact == "code":
             yield f"{_seeds(drift.seeds)} ran another version of the task's code than most trials."
@@ -333,9 +341,6 @@ def _notes_of_arm(analysis: Analysis, design: DesignResult, arm: ArmResult, numb
             f"seed {miss.seed} was resumed and did not repeat itself bit for bit: {miss.metric} of epoch {miss.epoch} "
             f"was {miss.first!r}, then {miss.again!r}{f' ({miss.count} numbers differ)' if miss.count > 1 else ''}."
         )
-    comparison = design.comparison(arm.name)
-    if comparison is not None:
-        yield from _notes_of_comparison(analysis, design, comparison, number=number)
 
 
 def _scored_notes(analysis: Analysis, arm: ArmResult) -> Iterator[str]:

@@ -40,6 +40,12 @@ def duration(seconds: float) -> str:
     return f"{hours:.{1 if hours < 99.95 else 0}f} h"
 
 
+def energy(joules: float) -> str:
+    """``0.42 Wh``, ``35 Wh``, ``1.2 kWh``."""
+    hours = joules / 3600
+    return f"{hours / 1000:.3g} kWh" if hours >= 999.5 else f"{hours:.3g} Wh"
+
+
 def quantity(value: float) -> str:
     """Three digits with an SI prefix: ``950``, ``11.7 M``, ``1.82 G``."""
     prefixes = iter(("", "k", "M", "G", "T", "P"))

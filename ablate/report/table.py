@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 from ablate.analyse.findings import Analysis, ArmResult, Cell, Conclusion, Effect, MetricInfo
 from ablate.report.notes import SPREAD_FROM, Note
 from ablate.report.numbers import fixed, p_value, plain, signed
 from ablate.stats.digits import decimals
 
+_NAMES_FIT = 24  # characters of all steps' names together, beside which a row has room for what else it shows
+
 
 @dataclass(frozen=True)
 class Column:
     """``key`` names the cell of a row. ``rank`` 0 is always shown; where width is short, high ranks are left out first.
 
-    ``foreign``: the title comes from the study.
+    ``foreign``: the title comes from the study, and ``meaning`` says what it stands for where it is only a letter.
+    ``asked``: it is shown to those who name it.
     """
 
     key: str
@@ -26,6 +30,8 @@ class Column:
     right: bool = True
     rank: int = 0
     foreign: bool = False
+    asked: bool = False
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Value:
-    """An arm's value of a metric as text: its mean, its standard deviation or an empty string, and a mark."""
+    """An arm's value of a metric as text: its mean, its standard deviation or an empty string, and a mark.
+
+    ``best``: no other row is shown to be better; a rendering prints the mean in bold, where it has bold.
+    """
 
     mean: str
     sd: str = ""
     mark: str = ""
+    best: bool = False
 
     def __str__(self) -> str:
         return f"{self.mean} ± {self.sd}{self.mark}" if self.sd else f"{self.mean}{self.mark}"
@@ -56,20 +66,34 @@ Text = str | Value | Difference
 
 
 @dataclass(frozen=True)
+class Plot:
+    """What there is to draw of an effect: the ends of its interval, or the mean for both, and each seed's difference.
+
+    ``verdict`` is empty where none was asked for.
+    """
+
+    low: float
+    mean: float
+    high: float
+    seeds: tuple[float, ...] = ()
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
 class Row:
-    """One line. ``number`` is how notes and other rows refer to it; ``plot`` is (low, mean, high) of its effect."""
+    """One line. ``number`` is how notes and other rows refer to it; ``plot`` is what a figure draws of its effect."""
 
     number: str
     cells: Mapping[str, Text]
     branch: bool = False
     total: bool = False
-    plot: tuple[float, float, float] | None = None
+    plot: Plot | None = None
 
 
 @dataclass(frozen=True)
 class Table:
     """One table of a design. ``estimand`` says in one sentence what is subtracted from what; ``places`` are the
-    decimals of its effects.
+    decimals of its effects. ``bold`` says what a value in bold is; empty where there is none.
     """
 
     design: str
@@ -80,6 +104,7 @@ class Table:
     rows: tuple[Row, ...]
     places: int
     notes: tuple[Note, ...]
+    bold: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,12 +164,13 @@ def difference_text(effect: Effect | None, places: int) -> Text:
     return Difference(mean, signed(effect.interval.low, places), signed(effect.interval.high, places))
 
 
-def plot_of(effect: Effect | None) -> tuple[float, float, float] | None:
+def plot_of(effect: Effect | None) -> Plot | None:
     if effect is None or effect.mean is None:
         return None
-    if effect.interval is None or effect.n < SPREAD_FROM:
-        return effect.mean, effect.mean, effect.mean
-    return effect.interval.low, effect.mean, effect.interval.high
+    has_interval = effect.interval is not None and effect.n >= SPREAD_FROM
+    low, high = (effect.interval.low, effect.interval.high) if effect.interval and has_interval else (effect.mean,) * 2
+    verdict = effect.conclusion.verdict if effect.conclusion else ""
+    return Plot(low, effect.mean, high, tuple(effect.differences.values()), verdict)
 
 
 def conclusion_cells(effect: Effect | None, metric: MetricInfo, *, looks: int = 0) -> dict[str, Text]:
@@ -192,6 +218,15 @@ def filled(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[Column, ...]
     """Return the columns that have something to say, in reading order."""
     keys = {key for row in rows for key, text in row.cells.items() if str(text)}
     return tuple(column for column in columns if column.rank == 0 or column.key in keys)
+
+
+def step_columns(steps: Sequence[str]) -> Iterable[Column]:
+    """Return a narrow column for each step, called by its name where the names are few and short, else by a letter."""
+    named = sum(map(len, steps)) <= _NAMES_FIT
+    for index, step in enumerate(steps):
+        letter = ascii_uppercase[index] if index < len(ascii_uppercase) else f"S{index + 1}"
+        meaning = "" if named else f"{letter} {step}"
+        yield Column(f"step:{step}", step if named else letter, rank=1, foreign=True, asked=True, meaning=meaning)
 
 
 def metric_columns(metric: MetricInfo, *, rank: int, published_rank: int) -> Iterable[Column]:

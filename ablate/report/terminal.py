@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,15 +14,18 @@ from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
 from ablate.analyse.findings import Analysis
+from ablate.report.console import make_console
 from ablate.report.designs import build_tables
 from ablate.report.notes import Note
 from ablate.report.numbers import listed, seed_list, signed
-from ablate.report.table import Column, Difference, Table, Text, Value
+from ablate.report.table import Column, Difference, Plot, Table, Text, Value
 from ablate.report.text import in_encoding, one_line
 
 WIDE = 120
 _GAP = 2
 _LABEL_NARROW, _LABEL_WIDE = 20, 32  # what the column of titles keeps when others ask for room
+_LABEL_LEAST = 8
+_GIVEN_UP = ("p", "n", "verdict")  # in this order, where there is no room even for what every table has
 _SHORT_TITLE, _LONGEST_WORD = 7, 16
 _PLOT = Column("plot", "", right=False, rank=3)
 _PLOT_WIDTH = 25
@@ -29,12 +33,22 @@ _PLOT_WIDTH = 25
 _ASCII_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 
-def print_report(analysis: Analysis, console: Console) -> None:
-    """Print one table per design with its notes. Signs that the console's encoding lacks are spelt in ASCII."""
-    for index, table in enumerate(build_tables(analysis)):
+def print_report(analysis: Analysis, console: Console, columns: Sequence[str] = ()) -> None:
+    """Print one table per design with its notes. Signs that the console's encoding lacks are spelt in ASCII.
+
+    ``columns`` are the names of those to show.
+    """
+    for index, table in enumerate(build_tables(analysis, columns)):
         if index:
             console.print()
         _print_table(table, console, question="" if index else analysis.question)
+
+
+def to_text(analysis: Analysis, columns: Sequence[str] = ()) -> str:
+    """Return what ``print_report`` prints into a file."""
+    text = io.StringIO()
+    print_report(analysis, make_console(file=text), columns)
+    return text.getvalue()
 
 
 def _print_table(table: Table, console: Console, *, question: str) -> None:
@@ -107,7 +121,11 @@ def _fitting(table: Table, *, width: int, encoding: str) -> tuple[list[_Shown], 
     natural = max(cell_len(cell) for each in candidates if each.column.key == "label" for cell in each.cells)
     label = min(natural, _LABEL_WIDE if width >= WIDE else _LABEL_NARROW)
     chosen = [each for each in candidates if each.column.rank == 0]
-    room = width - label - sum(each.width + _GAP for each in chosen if each.column.key != "label")
+    for key in _GIVEN_UP:
+        if width - _fixed(chosen) < _LABEL_LEAST:  # rich would cut words, and whole columns without a word
+            chosen = [each for each in chosen if each.column.key != key]
+    is_tight = len(chosen) < sum(each.column.rank == 0 for each in candidates)
+    room = 0 if is_tight else width - label - _fixed(chosen)
     for each in sorted(candidates, key=lambda each: each.column.rank):
         allowed = each.column.rank <= 2 or width >= WIDE
         if each.column.rank and allowed and each.width + _GAP <= room:
@@ -115,6 +133,11 @@ def _fitting(table: Table, *, width: int, encoding: str) -> tuple[list[_Shown], 
             room -= each.width + _GAP
     left_out = [each.column for each in candidates if each not in chosen and each.column is not _PLOT]
     return [each for each in candidates if each in chosen], left_out
+
+
+def _fixed(shown: Sequence[_Shown]) -> int:
+    """Return the width of all columns but that of the titles, which takes what is left."""
+    return sum(each.width + _GAP for each in shown if each.column.key != "label")
 
 
 def _shown(table: Table, column: Column, encoding: str) -> _Shown:
@@ -165,7 +188,7 @@ def _aligned_value(cell: Text, among: Sequence[Value]) -> str:
 
 
 def _rich_table(table: Table, shown: Sequence[_Shown], console: Console) -> RichTable:
-    fixed = sum(each.width + _GAP for each in shown if each.column.key != "label")
+    fixed = _fixed(shown)
     rules = _ASCII_HEAD if console.options.ascii_only else box.SIMPLE_HEAD
     result = RichTable(box=rules, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for each in shown:
@@ -174,7 +197,7 @@ def _rich_table(table: Table, shown: Sequence[_Shown], console: Console) -> Rich
         result.add_column(
             RichText(each.title.replace(" [", "\n[") if each.column.key == "effect" else each.title),
             justify="right" if each.column.right else "left",
-            width=max(8, min(natural, console.width - fixed)) if is_label else each.width,
+            width=max(_LABEL_LEAST, min(natural, console.width - fixed)) if is_label else each.width,
             overflow="fold",
             vertical="top",
         )
@@ -191,8 +214,8 @@ def _rich_table(table: Table, shown: Sequence[_Shown], console: Console) -> Rich
 def _plot_column(table: Table, encoding: str) -> _Shown | None:
     """Return the intervals drawn on one scale around zero; None where there is nothing to draw."""
     plots = [row.plot for row in table.rows if row.plot is not None]
-    low = min((plot[0] for plot in plots), default=0.0)
-    high = max((plot[2] for plot in plots), default=0.0)
+    low = min((plot.low for plot in plots), default=0.0)
+    high = max((plot.high for plot in plots), default=0.0)
     low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
         return None
@@ -225,11 +248,11 @@ class _Scale:
             line[zero] = "0"
         return "".join(line)
 
-    def drawn(self, plot: tuple[float, float, float] | None) -> str:
+    def drawn(self, plot: Plot | None) -> str:
         line = [" "] * _PLOT_WIDTH
         line[self.place(0.0)] = "│"
         if plot is not None:
-            low, mean, high = map(self.place, plot)
+            low, mean, high = map(self.place, (plot.low, plot.mean, plot.high))
             line[low : high + 1] = "─" * (high + 1 - low)
             line[mean] = "●"
         return "".join(line)

@@ -20,13 +20,14 @@ HOSTILE = {
 
 @dataclass(frozen=True)
 class Case:
-    """Changes of the truth study, and the fates of trials by (arm, seed)."""
+    """Changes of the truth study, the fates of trials by (arm, seed), and how many epochs each records."""
 
     study: Mapping[str, Any] = field(default_factory=dict)
     fates: Mapping[tuple[str, int], Fate] = field(default_factory=dict)
+    epochs: int = 0
 
     def fill(self, folder: Path) -> Filled:
-        return fill(folder, truth_study(**self.study), self.fates)
+        return fill(folder, truth_study(**self.study), self.fates, epochs=self.epochs)
 
 
 CASES = {
@@ -51,6 +52,14 @@ CASES = {
     "two-seeds": Case({"seeds": 2}),
     "leave-one-out": Case({"designs": ["leave-one-out"]}),
     "one-at-a-time": Case({"designs": ["one-at-a-time"]}),
+    "factorial": Case(
+        {
+            "steps": [step for step in STUDY["steps"] if step["name"] in ("batchnorm", "depth-6", "residual")],
+            "designs": ["factorial"],
+            "metrics": {"val_acc": {"goal": "max", "unit": "%", "margin": 1.0}},
+        },
+        epochs=4,
+    ),
     "tuned": Case(
         {
             "tune": {"train.lr": {"choices": [0.001, 0.01, 0.1]}, "train.epochs": {"low": 10, "high": 20, "step": 5}},

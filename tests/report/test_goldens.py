@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from ablate import __version__
 from ablate.analyse.analysis import analyse
+from ablate.analyse.details import study_details
 from ablate.analyse.frames import trials_frame
-from ablate.report import csv, json, markdown, terminal
+from ablate.report import csv, html, json, latex, markdown, terminal
+from ablate.run.logs import tail
 from tests.report.cases import CASES
 from tests.truth import Filled
 
@@ -31,16 +34,30 @@ def terminal_text(filled: Filled, *, width: int, encoding: str = "utf-8") -> str
     return raw.getvalue().decode(encoding)
 
 
+def page(filled: Filled) -> str:
+    found = analyse(filled.store, filled.stored)
+    details = study_details(filled.store, filled.stored, found, log_of=tail)
+    return html.render(found, details).replace(f"ablate {__version__}", "ablate VERSION")
+
+
 RENDERINGS = {
     "80.txt": lambda filled: terminal_text(filled, width=80),
     "140.txt": lambda filled: terminal_text(filled, width=140),
     "ascii.txt": lambda filled: terminal_text(filled, width=140, encoding="ascii"),
+    "tex": lambda filled: latex.render(analyse(filled.store, filled.stored)),
     "md": lambda filled: markdown.render(analyse(filled.store, filled.stored)),
     "csv": lambda filled: csv.render(trials_frame(filled.store, filled.stored)),
     "json": lambda filled: json.render(analyse(filled.store, filled.stored)),
+    "html": page,
 }
-EVERYWHERE = ("80.txt", "140.txt", "md")
-MORE = {"troubled": ("csv", "json", "ascii.txt"), "hostile": ("csv", "ascii.txt"), "tuned": ("csv", "json")}
+EVERYWHERE = ("80.txt", "140.txt", "md", "tex")
+MORE = {
+    "ladder": ("html",),
+    "troubled": ("csv", "json", "ascii.txt", "html"),
+    "factorial": ("html",),
+    "tuned": ("csv", "json"),
+    "hostile": ("csv", "ascii.txt", "html"),
+}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import html5lib
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -43,8 +45,10 @@ OTHER = ["--other-store", "other/ablate.db"]
 OUTPUTS: dict[str, list[str]] = {
     "report": ["report"],
     "markdown": ["report", "--markdown"],
+    "latex": ["report", "--latex"],
     "csv": ["report", "--csv"],
     "json": ["report", "--json"],
+    "html": ["report", "--html"],
     "status": ["status"],
     "show": ["show", "s7"],
     "watch": ["watch"],
@@ -52,6 +56,7 @@ OUTPUTS: dict[str, list[str]] = {
     "doctor": ["doctor", "--verify"],
     "compare": ["compare", "basenet", "basenet", *OTHER],
     "compare markdown": ["compare", "basenet", "basenet", *OTHER, "--markdown"],
+    "compare latex": ["compare", "basenet", "basenet", *OTHER, "--latex"],
     "compare json": ["compare", "basenet", "basenet", *OTHER, "--json"],
     "retry": ["retry", "basenet", "--only", "s9"],
 }
@@ -250,6 +255,66 @@ def test_a_browser_runs_nothing_of_it(said: dict[str, str], texts: list[str], pa
     assert set(pages.asked) <= {"/safe", "/favicon.ico"}
     dom_of(pages.url("/raw"), tmp_path / "raw")
     assert pages.asked.count("/canary") > 5
+
+
+@pytest.fixture(scope="module")
+def pages_in_parts(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The corpus in two studies: of so few arms, a page has the details of each, and logs."""
+    found = []
+    for part in (texts[:125], texts[125:]):
+        folder = tmp_path_factory.mktemp("part")
+        (folder / ".git").mkdir()
+        filled_with(part, folder / "runs")
+        with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [])
+            code, out, err = called(["report", "--html"])
+        assert code == 0, err
+        found.append(out)
+    return found
+
+
+# all that a page of ours is made of
+TAGS = (
+    "html head meta title link style body header main section h1 h2 h3 p a b i sup span code pre ul ol li dl dt dd "
+    "table caption thead tbody tr th td div figure figcaption details summary "
+    "svg defs desc path line rect circle text use"
+)
+
+
+def test_a_page_is_text_in_elements_of_ours(said: dict[str, str], pages_in_parts: list[str], texts: list[str]) -> None:
+    for page in (said["html"], *pages_in_parts):
+        assert drives_terminal(page) == ""
+        every = list(html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(page).iter())
+        assert {re.sub(r"\{.*\}", "", str(each.tag)) for each in every} <= set(TAGS.split())
+        attributes = {str(key).rpartition("}")[2] for each in every for key in each.attrib}
+        assert not {key for key in attributes if key.startswith("on") or key in ("src", "srcset", "action", "data")}
+        assert {each.get("href", "#")[:1] for each in every} == {"#", "d"}  # marks, and the empty icon
+        assert page.count("<script") == page.count("<style>") - 1
+    labels = [" ".join("".join(each.itertext()).split()) for each in _headers_of_rows(said["html"])]
+    for text in texts:
+        shown = one_line(text).removeprefix("└ ")
+        assert any(label.startswith(shown) for label in labels), text
+
+
+def _headers_of_rows(page: str) -> list[Any]:
+    found = html5lib.parse(page, namespaceHTMLElements=False)
+    return [each for each in found.iter("th") if each.get("scope") == "row"]
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_browser_runs_nothing_of_a_page(
+    said: dict[str, str], pages_in_parts: list[str], pages: Pages, tmp_path: Path
+) -> None:
+    """Without the page's own policy, which would stop it."""
+    tail = "<script>document.title = 'read'</script></body>"
+    for number, page in enumerate((said["html"], *pages_in_parts)):
+        assert page.count("Content-Security-Policy") == 1
+        open_to_all = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+        pages.content[f"/page{number}"] = open_to_all.replace("</body>", tail)
+        pages.asked.clear()
+        assert "<title>read</title>" in dom_of(pages.url(f"/page{number}"), tmp_path / f"profile{number}")
+        assert set(pages.asked) <= {f"/page{number}", "/favicon.ico"}
 
 
 @needs_browser

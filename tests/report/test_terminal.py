@@ -12,7 +12,7 @@ from ablate.analyse.analysis import analyse
 from ablate.analyse.findings import Analysis
 from ablate.report import terminal
 from tests.report.cases import CASES
-from tests.truth import fill, truth_study
+from tests.truth import Fate, fill, truth_study
 
 
 def printed(analysis: Analysis, width: int, **options: object) -> str:
@@ -85,3 +85,19 @@ def test_what_has_no_room_is_named(tmp_path: Path) -> None:
     analysis = analyse(filled.store, filled.stored)
     assert "Not shown at this width: published, macro_f1 (%), params, FLOPs and CPU time;" in printed(analysis, 80)
     assert "Not shown" not in printed(analysis, 200)
+
+
+def test_numbers_too_wide_for_80_columns_push_out_p_and_n_by_name_and_break_no_word(tmp_path: Path) -> None:
+    large = {1: 123456.71, 2: 123456.72, 3: 123456.73}
+    study = truth_study(seeds=3, steps=[{"name": "deep", "set": {"model.depth": 6}}])
+    fates = {
+        (arm, seed): Fate(metrics={"val_acc": times * value + (arm == "deep") * seed % 2 / 100, "macro_f1": 1.0})
+        for arm, times in (("baseline", 1), ("deep", -8))
+        for seed, value in large.items()
+    }
+    filled = fill(tmp_path, study, fates)
+    text = printed(analyse(filled.store, filled.stored), 80)
+    (head,) = [line for line in text.splitlines() if "verdict" in line]
+    assert head.split()[0] == "#"
+    assert {"baseline", "worse", "123456.72"} <= set(text.split())
+    assert "Not shown at this width: n, p (Holm), macro_f1 (%) and CPU time; Markdown and" in text
