@@ -20,6 +20,7 @@ from ablate.train.folder import AttemptFolder, as_shown, open_plain
 POLL_S = 0.2
 LOOK_S = 1.0
 BLOCK = 1 << 16
+TAIL = 20
 LONGEST = 1 << 20  # characters of a line: one without end is shown in pieces
 
 
@@ -106,6 +107,11 @@ def log_file(store: Store, attempt: StoredAttempt, *, wanted: bool = True) -> Pa
         hint = f"the attempt ran on {attempt.host}; look there, or share the folder {store.folder}"
         raise EnvironmentFault("the log is not here", where=str(path), hint=hint)
     return path
+
+
+def tail(folder: str) -> list[str]:
+    """Return the last lines that the attempt of this folder printed; none where its log is not here."""
+    return AttemptFolder(folder).log_tail(TAIL)
 
 
 def lines(path: Path, *, last: int | None = None) -> Iterator[str]:

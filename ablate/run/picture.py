@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,14 @@ _MARKS = {
 }
 
 
-_ASCII = {ord(sign): ascii_sign for sign, ascii_sign, _ in _MARKS.values()} | {ord("…"): "~"}
+_BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "_.,-=+*#"
+_BARS_WIDTH = 8
+
+_ASCII = (
+    {ord(sign): ascii_sign for sign, ascii_sign, _ in _MARKS.values()}
+    | dict(zip(map(ord, _BARS), _ASCII_BARS, strict=True))
+    | {ord("…"): "~"}
+)
 
 
 @dataclass
@@ -52,7 +60,10 @@ class Cell:
 
 @dataclass
 class Running:
-    """An attempt at work. ``first`` is the epoch before the first one of its own; a resumed attempt begins later."""
+    """An attempt at work. ``first`` is the epoch before the first one of its own; a resumed attempt begins later.
+
+    ``curve`` holds the primary metric of the epochs so far.
+    """
 
     trial: int
     name: str
@@ -65,6 +76,7 @@ class Running:
     first: int | None = None
     heard: float | None = None
     last_line: str = ""
+    curve: list[float] = field(default_factory=list)
 
     def left(self, now: float, usual: float | None) -> float | None:
         """Return the seconds it still needs: by its own epochs where it counts them, else as ``usual``."""
@@ -79,7 +91,7 @@ class Running:
 
 @dataclass(frozen=True)
 class View:
-    """All that a picture shows. ``began`` and ``now`` are of one clock; ``hosts`` tells whether to name them."""
+    """All that a picture shows. ``began`` and ``now`` are of one clock; ``failure``: the last trial that failed."""
 
     title: str
     metric: str
@@ -88,6 +100,7 @@ class View:
     began: float
     now: float
     footer: str
+    failure: str = ""
 
 
 @dataclass
@@ -103,7 +116,8 @@ def draw(view: View, layout: Layout, *, width: int, height: int, ascii_only: boo
     """Return at most ``height`` lines of at most ``width`` cells."""
     head = _head(view, width)
     legend = [_legend(view.cells)]
-    footer = [Text(view.footer, style="dim")]
+    failure = [Text(f"✗ {view.failure}", style="red")] if view.failure else []
+    footer = [*failure, Text(view.footer, style="dim")]
     room = max(0, height - len(head) - len(footer))
     running = _running(view, layout, width=width, rows=max(1, room // 3) if room > LEAST_GRID else room)
     room -= len(running)
@@ -213,8 +227,10 @@ def _running(view: View, layout: Layout, *, width: int, rows: int) -> list[Text]
     return lines
 
 
-# name, host, epoch, metric, throughput, time spent, time left: the highest number goes first where there is no room
-_PRIORITY = (0, 5, 1, 2, 3, 4, 6)
+# name, host, epoch, metric, its curve, throughput, memory, time spent, time left: the highest number goes first where
+# there is no room
+_PRIORITY = (0, 5, 1, 2, 6, 3, 8, 4, 7)
+_SPENT = 7
 _LEFT_ALIGNED = (0, 1)
 
 
@@ -224,10 +240,25 @@ def _columns(running: Running, view: View, several: bool) -> tuple[str, ...]:
     value = f"{view.metric} {running.values[view.metric]:.4g}" if view.metric in running.values else ""
     speed = running.values.get("images_per_s")
     rate = f"{speed:,.{0 if speed >= 10 else 1}f} images/s" if speed else ""
+    peak = running.values.get("peak_memory_mb")
+    memory = f"{peak / 1024:.1f} GiB" if peak else ""
     left = running.left(view.now, None)
     left_text = f"{duration(left)} left" if left is not None else ""
     host = running.host if several else ""
-    return running.name, host, epoch, value, rate, duration(view.now - running.started), left_text
+    spent = duration(view.now - running.started)
+    return running.name, host, epoch, value, _bars(running.curve), rate, memory, spent, left_text
+
+
+def _bars(curve: Sequence[float]) -> str:
+    """Return a curve as small bars, from its lowest value to its highest; of a long one, evenly spaced epochs."""
+    finite = [value for value in curve if math.isfinite(value)]
+    if len(finite) < 2:
+        return ""
+    count = min(_BARS_WIDTH, len(finite))
+    shown = [finite[round(place * (len(finite) - 1) / (count - 1))] for place in range(count)]
+    low, high = min(shown), max(shown)
+    steps = len(_BARS) - 1
+    return "".join(_BARS[round((value - low) / (high - low) * steps) if high > low else 0] for value in shown)
 
 
 def _chosen(widths: Sequence[int], width: int) -> list[int]:
@@ -246,7 +277,7 @@ def _row(row: Sequence[str], running: Running, widths: Sequence[int], chosen: Se
     label = min(widths[0], width - rest)
     line = _padded(row[0], label)
     if running.epoch is None:
-        spent = row[5]
+        spent = row[_SPENT]
         doing = running.last_line or "no epoch yet"
         doing = _padded(doing, max(8, width - label - cell_len(spent) - 2 * GAP))
         return Text(f"{line}{'':{GAP}}{doing}{'':{GAP}}{spent}")

@@ -19,7 +19,9 @@ from ablate.train.folder import AttemptFolder, printable
 REFRESH_S = 0.25
 FAILURE_LINES = 12
 CANDIDATE = "c"
+HUNGRY_S = 5.0  # a short wait for another run's trial is not worth a line
 RUN_FOOTER = "Ctrl-C stops; nothing is lost"
+HUNGRY = "waits for a free slot: other runs on this machine hold all of them"
 
 
 class Progress:
@@ -32,10 +34,13 @@ class Progress:
         self._console = console
         self._footer = footer
         self._cells: list[Cell] = []
+        self._failure = ""
         self.extend(trials)
         self._running: dict[int, Running] = {}
         self._began = time.monotonic()
         self._shown = 0.0
+        self._hungry_since: float | None = None
+        self._said_hungry = False
         self._layout = Layout()
         live = Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
         self._live = live if console.is_terminal else None
@@ -55,6 +60,9 @@ class Progress:
         cells = (self._cell(each) for each in trials)
         self._cells += [cell for cell in cells if (cell.arm, cell.column) not in known]
         self._cells.sort(key=lambda cell: not cell.column.startswith(CANDIDATE))  # they come before what they choose
+        for each in trials:
+            if each.state == "failed":
+                self._failure = f"{self._name(each.trial)}: {printable(each.reason or each.error or '')}"
 
     def _cell(self, trial: StoredTrial) -> Cell:
         column, label = str(trial.seed), f"seed {trial.seed}"
@@ -96,6 +104,8 @@ class Progress:
         running.epoch, running.epochs = record["epoch"], record.get("epochs")
         running.heard = heard
         running.values.update({name: float(value) for name, value in record["values"].items()})
+        if self._study.primary in record["values"]:
+            running.curve.append(running.values[self._study.primary])
 
     def logged(self, trial: int, line: str) -> None:
         if trial in self._running:
@@ -116,6 +126,8 @@ class Progress:
         """An attempt ended; ``state`` is the trial's state after it. Of a failed one, the log's end is shown."""
         self._running.pop(trial, None)
         self._set(trial, state, outcome, seconds)
+        if state == "failed":
+            self._failure = f"{self._name(trial)}: {why or outcome}"
         if quiet:
             return
         text = self._ended_line(trial, state, outcome, metrics, seconds, why)
@@ -132,6 +144,14 @@ class Progress:
                 if state == "running" and cell.state != "running":
                     cell.since = time.monotonic()
                 cell.state, cell.outcome = state, outcome
+
+    def hungry(self, is_hungry: bool) -> None:
+        """Other runs hold every slot, or no longer: the picture shows it; elsewhere it is said once."""
+        now = time.monotonic()
+        self._hungry_since = (self._hungry_since or now) if is_hungry else None
+        if self._live is None and not self._said_hungry and is_hungry and now - (self._hungry_since or now) > HUNGRY_S:
+            self._said_hungry = True
+            self.say(f"{self._study.title} {HUNGRY}")
 
     def say(self, text: str, lines: Sequence[str] = ()) -> None:
         """Print a line above the live picture, and under it some lines of a log."""
@@ -155,7 +175,8 @@ class Progress:
             running=list(self._running.values()),
             began=self._began,
             now=now,
-            footer=self._footer,
+            footer=f"{HUNGRY}; {self._footer}" if self._hungry_since is not None else self._footer,
+            failure=self._failure,
         )
         width, height = self._console.size
         ascii_only = not _encodes(self._console.encoding)
@@ -189,7 +210,7 @@ class Progress:
 
 def _encodes(encoding: str) -> bool:
     try:
-        "●◐·✗…".encode(encoding)
+        "●◐·✗…▁█".encode(encoding)
     except (UnicodeEncodeError, LookupError):
         return False
     return True

@@ -21,6 +21,7 @@ from typing import Any
 from ablate.errors import EXIT_ENVIRONMENT, AblateError, EnvironmentFault, Fault, StoreError
 from ablate.failpoints import failpoint
 from ablate.plan.trials import Plan, Replicate
+from ablate.run.energy import Meter, energy_facts, read_meter
 from ablate.run.liveness import Owners
 from ablate.run.locks import FileLock, boot_id
 from ablate.run.memory import oom_kills, others_on_gpu
@@ -94,6 +95,7 @@ class _Attempt:
     unsaved: list[Mapping[str, Any]] = field(default_factory=list)
     ended_by: str = ""  # the outcome, where we ended it
     oom_kills: int = 0  # of the kernel's, before it began
+    meter: Meter | None = None  # of its GPU, before it began
     values: dict[int, float] = field(default_factory=dict)  # the primary metric by epoch
     ask_at: float | None = None
     kill_at: float | None = None
@@ -217,6 +219,7 @@ class Runner:
             self._recover()
             self._next_recovery = now + ELSEWHERE_S
         self._fill_slots()
+        self._progress.hungry(self._slots.is_hungry)
         if self._progress.is_live:
             self._others.look()
             self._progress.show()
@@ -278,11 +281,11 @@ class Runner:
         environment = dict(slot.environment)
         if self._options.data_dir:
             environment["ABLATE_DATA"] = str(self._options.data_dir.resolve())
-        kills = oom_kills()
+        kills, meter = oom_kills(), self._meter(slot)
         folder.create(work)
         pid = self._workers.spawn(folder.path, environment)
         now = time.monotonic()
-        self._attempts[pid] = _Attempt(claim, folder, slot, pid, started=now, heard=now, oom_kills=kills)
+        self._attempts[pid] = _Attempt(claim, folder, slot, pid, started=now, heard=now, oom_kills=kills, meter=meter)
         self._made += 1
         if not self._progress.knows(claim.trial):  # another runner has recorded what the results call for
             self._progress.extend(self._mine(trials_of(self._store, self._study_id)))
@@ -382,6 +385,7 @@ class Runner:
         ending = self._ending(attempt, end, result)
         metrics = result.metrics if result else {}
         ending, scores = self._scored(attempt, ending, metrics)
+        ending = replace(ending, facts={**ending.facts, **energy_facts(attempt.meter, self._meter(attempt.slot))})
         try:
             if attempt.fenced:
                 raise Fenced
@@ -444,6 +448,10 @@ class Runner:
     def _others_on(self, slot: Slot) -> str:
         """Ask what other programs than ablate hold of a slot's GPU: no two of our workers share one."""
         return others_on_gpu(slot.name) if self._plan.study.resources.gpus else ""
+
+    def _meter(self, slot: Slot) -> Meter | None:
+        """Return what a slot's GPU has used so far, where it counts."""
+        return read_meter(slot.name) if self._plan.study.resources.gpus else None
 
     def _was_for_memory(self, attempt: _Attempt) -> bool:
         """Tell whether the kernel's count of kills for want of memory accounts for this death. Each counts once."""

@@ -80,6 +80,11 @@ class SlotPool:
         if self._others_are_hungry():
             self._yield_until = time.monotonic() + YIELD_S
 
+    @property
+    def is_hungry(self) -> bool:
+        """Tell whether we hold no slot because other runs hold all there are."""
+        return self._hunger is not None
+
     def rest(self) -> None:
         """Want no slot for now: other runs need not leave us one."""
         if self._hunger is not None:

@@ -219,6 +219,8 @@ def train_classifier(
         measured, guesses = evaluate(classify, validation, data.classes, plan.batch, "val")
         metrics = {"train_loss": train_loss, "train_acc": train_acc} | measured
         facts = {"lr": optimizer.param_groups[0]["lr"], "images_per_s": sum(map(len, batches)) / took}
+        if context.device.type == "cuda":
+            facts["peak_memory_mb"] = peak_memory_mb(context.device)
         context.record(epoch=epoch, epochs=plan.epochs, **facts, **metrics)
         if events:
             events.scalars(context.records)

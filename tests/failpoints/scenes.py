@@ -88,6 +88,7 @@ seeds: 1
 
 RUN = ("run", "toy.yaml")
 FIGURES = ("report", "--figures", "figures")
+EXPORT = ("export", "--tensorboard", "events")
 IMPORT = ("import", "toy.yaml", "--csv", "results.csv")
 
 
@@ -106,6 +107,11 @@ SCENES = {  # by the beginning of a failpoint's name
     "aside": Scene("stray"),
     "crash": Scene(also="record_plan-uncommitted:raise"),
     "events": Scene(environment={"TOY": "pictured"}),
+    "export": Scene("done", EXPORT, settle=(EXPORT,)),
+    "export-mlflow": Scene(
+        "done", ("export", "--mlflow", "runs-of-mlflow"), settle=(("export", "--mlflow", "runs-of-mlflow"),)
+    ),
+    "export-wandb": Scene("done", ("export", "--wandb", "offline"), settle=(("export", "--wandb", "offline"),)),
     "figure": Scene("tuned", FIGURES, settle=(FIGURES,)),
     "fence": Scene(environment={"TOY": "stolen"}),
     "log-begun": Scene(environment={"TOY": "flood"}),
@@ -122,6 +128,7 @@ SCENES = {  # by the beginning of a failpoint's name
     "reopen": Scene("failed", ("retry",), settle=(("retry",), RUN)),
     "retrain": Scene("changed", (*RUN, "--fresh"), settle=((*RUN, "--fresh"),)),
     "settings": Scene("command"),
+    "starter": Scene("done", ("init", "mine"), settle=(("init", "again"),)),
     "sweep": Scene("half written"),
     "take_back": Scene("orphaned"),
     "timing": Scene("new", ("plan", "toy.yaml", "--time")),

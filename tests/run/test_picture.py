@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from rich.cells import cell_len
 
@@ -68,6 +70,24 @@ def test_a_picture_says_all_that_one_wants_to_know() -> None:
         "arm-3 seed 1  epoch 2/5  val_acc 61.23  5,200 images/s  4.0 s  6.0 s left",
         "Ctrl-C stops; nothing is lost",
     ]
+
+
+def test_a_trial_at_work_shows_its_curve_and_its_memory() -> None:
+    shown = view(arms=1, seeds=2, done=0, at_work=1)
+    curve = [10.0, 30.0, 20.0, float("nan"), 80.0]
+    (running,) = [replace(each, curve=curve, values=each.values | {"peak_memory_mb": 3174.4}) for each in shown.running]
+    shown = replace(shown, running=[running])
+    row = "arm-0 seed 1  epoch 2/5  val_acc 61.23  {}  5,200 images/s  3.1 GiB  4.0 s  6.0 s left"
+    assert lines(shown, width=100)[5] == row.format("▁▃▂█")
+    assert lines(shown, width=100, ascii_only=True)[5] == row.format("_,.#")
+    assert "GiB" not in lines(shown)[5]  # at 80 columns what is left tells more
+    long = replace(shown, running=[replace(running, curve=[float(value) for value in range(100)])])
+    assert "▁▂▃▄▅▆▇█" in lines(long, width=100)[5]
+
+
+def test_the_last_failure_stays_in_the_picture() -> None:
+    shown = lines(view(failure="arm-1 seed 2: out of memory: 23.1 GiB of 24 GiB in use"))
+    assert shown[-2:] == ["✗ arm-1 seed 2: out of memory: 23.1 GiB of 24 GiB in use", "Ctrl-C stops; nothing is lost"]
 
 
 def test_where_there_is_little_room_the_throughput_goes_last() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ablate.errors import EnvironmentFault
+from ablate.run.progress import HUNGRY
 from ablate.run.slots import SlotPool, usable_cores, usable_gpus
 from ablate.study.schema import Resources
 from tests.command import ablate, finish, query, start
@@ -157,3 +158,24 @@ def test_a_dry_pool_is_said_before_anything_is_written(project: Path) -> None:
     done = ablate("run", str(path), cwd=project, PATH="/nonexistent")
     assert done.returncode == 4
     assert not (project / "runs").exists()
+
+
+def test_a_run_without_a_slot_says_what_it_waits_for(project: Path) -> None:
+    path = write_study(project)
+    pool = SlotPool(Resources(), threads=1)
+    held = [pool.acquire() for _ in range(pool.size)]
+    assert all(held)
+    run = start("run", str(path), cwd=project)
+    assert run.stderr is not None
+    said = ""
+    while HUNGRY not in said:
+        line = run.stderr.readline()
+        assert line, f"it ended, and said:\n{said}"
+        said += line
+    for slot in held:
+        assert slot is not None
+        pool.release(slot)
+    rest = finish(run)
+    assert run.returncode == 0, rest
+    assert "trials done" not in said
+    assert query(project, "SELECT count(*) FROM attempt WHERE outcome = 'ok'") != [(0,)]
