@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ablate.analyse.frames import Frame
+    from ablate.results import Results
     from ablate.run.runner import Options, Summary
     from ablate.run.studies import OldCode
     from ablate.store.facts import StoredStudy
@@ -40,6 +40,7 @@ __all__ = [
     "StudyError",
     "analyse_study",
     "declare",
+    "load",
     "plan_study",
     "read_study",
     "render",
@@ -48,7 +49,7 @@ __all__ = [
     "trials_frame",
 ]
 
-Form = Literal["text", "markdown", "json"]
+Form = Literal["text", "markdown", "latex", "json"]
 
 
 # --- the names of the package ----------------------------------------------------------------------------------------
@@ -132,6 +133,18 @@ def analyse_study(study: Study | str | None = None, *, store: str | Path | None 
     return _analysis(named_store(_named(store), read_only=True), _title(study))
 
 
+def load(study: Study | str | None = None, *, store: str | Path | None = None) -> Results:
+    """Return the results of a study, for a notebook: frames, tables and figures. By title, or of the one last run.
+
+    Raises StoreError where the store has none.
+    """
+    from ablate.results import Results
+    from ablate.store.project import named_store
+
+    opened = named_store(_named(store), read_only=True)
+    return Results(opened, _found(opened, _title(study)))
+
+
 def trials_frame(study: Study | str | None = None, *, store: str | Path | None = None) -> Frame:
     """Return a pandas frame with a row per arm and seed: metrics, the settings that differ, what it ran on."""
     from ablate.analyse import frames
@@ -141,22 +154,27 @@ def trials_frame(study: Study | str | None = None, *, store: str | Path | None =
     return frames.trials_frame(opened, _found(opened, _title(study)))
 
 
-def render(analysis: Analysis, form: Form = "text") -> str:
-    """Return the comparison table as text for a terminal, as markdown, or as JSON."""
-    from ablate.report import json, markdown
+def render(analysis: Analysis, form: Form = "text", *, columns: Sequence[str] = ()) -> str:
+    """Return the comparison table as text for a terminal, as Markdown, as LaTeX, or all that was found as JSON.
 
+    ``columns`` names those that the table shows, and their order: `["steps", "n", "val_acc", "effect"]`.
+    """
+    from ablate.report import json, latex, markdown
+
+    _refuse_text(columns, "columns", where="render")
     if form == "markdown":
-        return markdown.render(analysis)
+        return markdown.render(analysis, columns)
+    if form == "latex":
+        return latex.render(analysis, columns)
     if form == "json":
+        if columns:
+            raise AblateError("JSON has no columns to choose: it holds everything", where="render")
         return json.render(analysis)
     if form != "text":
-        raise AblateError(f"a report is text, markdown or json, not {form!r:.40}", where="render")
-    from ablate.report.console import make_console
-    from ablate.report.terminal import print_report
+        raise AblateError(f"a report is text, markdown, latex or json, not {form!r:.40}", where="render")
+    from ablate.report.terminal import to_text
 
-    text = io.StringIO()
-    print_report(analysis, make_console(file=text))
-    return text.getvalue()
+    return to_text(analysis, columns)
 
 
 # --- what the command line composes as well --------------------------------------------------------------------------

@@ -378,9 +378,14 @@ def test_what_is_run_is_returned_and_found_again(project: Path, monkeypatch: pyt
     assert frame["acc"].notna().all()
     assert json.loads(ablate.render(analysis, "json"))["study"]["title"] == "toy"
     assert "toy" in ablate.render(analysis)
+    assert r"\label{tab:toy-ladder}" in ablate.render(analysis, "latex", columns=["steps", "acc"])
+    with pytest.raises(AblateError, match="JSON has no columns"):
+        ablate.render(analysis, "json", columns=["acc"])
+    with pytest.raises(AblateError, match="`columns` takes a list"):
+        ablate.render(analysis, columns="acc")
     assert "\x1b" not in ablate.render(analysis)
-    with pytest.raises(AblateError, match="a report is text, markdown or json, not 'latex'"):
-        ablate.render(analysis, "latex")  # type: ignore[arg-type]
+    with pytest.raises(AblateError, match="a report is text, markdown, latex or json, not 'html'"):
+        ablate.render(analysis, "html")  # type: ignore[arg-type]
     with pytest.raises(StudyError, match="--only: there is no arm `tow`"):
         ablate.run_study(study, only=["tow"], quiet=True)
     (project / "toy.py").write_text(TOY + "\nx = 1\n")
@@ -493,3 +498,25 @@ def test_what_a_call_can_not_take_is_said(project: Path, call: Any, message: str
 def test_the_yaml_of_the_toy_is_the_toy_of_the_keywords(project: Path) -> None:
     path = write_study(project, TOY_STUDY)
     assert ablate.read_study(path).spec() == ablate.declare(**TOY_KEYWORDS).spec()
+
+
+def test_results_are_loaded_for_a_notebook(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_study(project, TOY_STUDY.replace("seeds: 2", "seeds: 3"))
+    assert command("run", str(path), cwd=project).returncode == 0
+    monkeypatch.chdir(project)
+    results = ablate.load("toy")
+    assert repr(results) == "<results of toy: 9 of 9 trials done>"
+    assert list(results.trials.arm.unique()) == ["baseline", "two", "three"]
+    epochs = results.measurements.groupby(["arm", "seed", "metric"]).epoch.agg(list)
+    assert set(map(tuple, epochs)) == {(1, 2, 3)}
+    effects = results.effects.set_index(["design", "row"])
+    gain = results.trials.groupby("arm").acc.mean()
+    assert effects.loc[("ladder", "two"), "mean"] == pytest.approx(gain["two"] - gain["baseline"])
+    assert str(results) == ablate.render(ablate.analyse_study("toy")).rstrip()
+    html = results._repr_html_()
+    assert html.count("<table") == len(ablate.analyse_study("toy").designs)
+    assert "<script" not in html
+    figure = results.figure(next(name for name in results.figures if name.startswith("forest")))
+    assert figure.get_figwidth() > 3
+    with pytest.raises(AblateError, match=r"toy has no figure 'forst-ladder'.*\n.*forest-ladder"):
+        results.figure("forst-ladder")
