@@ -110,6 +110,13 @@ class Mirror:
         """
         return self._tried(self._sync)
 
+    def write_notes(self) -> None:
+        """Give each study that has none its note, which optuna-dashboard shows. Raises like ``sync``.
+
+        Not when it is drawn: a run would load optuna-dashboard, which takes a second, for a page that nobody may open.
+        """
+        self._tried(self._write_notes)
+
     def clear(self) -> None:
         """Delete all studies of ablate from the mirror, so that the next sync draws them again. Raises like ``sync``.
 
@@ -177,6 +184,16 @@ class Mirror:
             drawn.pictures[key] = new
             drawn.stamps[key] = trial.stamp
         return written
+
+    def _write_notes(self) -> None:
+        from optuna_dashboard import get_note, save_note
+
+        storage = self._open()
+        frames = self._read_frames()
+        for name in {study.study_name for study in storage.get_all_studies()} & frames.keys():
+            study = optuna.load_study(study_name=name, storage=storage)
+            if not get_note(study):
+                save_note(study, frames[name][1].note)
 
     def _clear(self) -> None:
         storage = self._open()

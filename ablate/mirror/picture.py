@@ -18,6 +18,7 @@ KEY = "ablate:trial"
 SPEC = "ablate:spec"
 # Optuna writes the whole list of levels beside each level of each trial; longer ones are told as attributes only
 MAX_LEVELS = 100
+MAX_NOTED = 100  # arms
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Frame:
     attributes: Mapping[str, Any]
     of_arm: Mapping[str, Mapping[str, str]]  # arm → its levels
     ranges: Mapping[str, NumberRange] = field(default_factory=dict)  # tuned settings that are numbers
+    note: str = ""  # Markdown, which the dashboard shows with the study
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,23 @@ def frame_of(version: Version) -> Frame:
         },
         ranges=dict(_ranges(version)),
         of_arm={name: {key: level for key, level in own.items() if key in levels} for name, own in of_arm.items()},
+        note=_note(version, of_arm),
     )
+
+
+def _note(version: Version, of_arm: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the question and the arms as text that Markdown leaves alone: names and titles may hold anything."""
+    rows = [
+        [arm, version.titles[arm], ", ".join(f"{path}: {level}" for path, level in levels.items() if path != "arm")]
+        for arm, levels in list(of_arm.items())[:MAX_NOTED]
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines = [f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip() for row in rows]
+    more = len(of_arm) - len(rows)
+    lines += [f"and {more} more arms"] if more else []
+    lines = [version.question, "", *lines, "", f"ablate report {version.title}    the effects, with intervals"]
+    plain = ("".join(c if c.isprintable() else " " for c in line).replace("`", "'") for line in lines)
+    return "\n".join(["```", *plain, "```"])
 
 
 def _ranges(version: Version) -> Iterator[tuple[str, NumberRange]]:

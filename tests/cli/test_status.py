@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from sqlalchemy import update
 
-from ablate.analyse.standing import Standing, run_command, standing
+from ablate.analyse.standing import Standing, _planned, _tallied, run_command, standing
 from ablate.report.status import print_standing
 from ablate.run.provenance import command_line
 from ablate.store.claims import register_runner
@@ -65,6 +65,26 @@ def test_status_reads_as_its_golden_file(half_way: Filled, alive: bool) -> None:
     assert text == path.read_text(), "see tests/report/test_goldens.py for how to renew it"
 
 
+NO_METRIC = Fate(metrics={"macro_f1": 20.0})
+HUGE = Fate(metrics={"val_acc": 1e301, "macro_f1": 20.0})
+COUNTED = {
+    "troubled": (FATES, {}),
+    "without its metric": ({("batchnorm", 2): NO_METRIC, ("depth-6", 4): HUGE, ("baseline", 1): DIVERGED}, {}),
+    "shared rows": ({("baseline", 1): FAILED, ("baseline", 2): WAITING}, {"designs": ["ladder", "one-at-a-time"]}),
+    "fresh seeds": (FATES, {"confirm_seeds": [11, 12]}),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_what_the_store_counts_is_what_the_plan_says(name: str, tmp_path: Path) -> None:
+    fates, changes = COUNTED[name]
+    filled = fill(tmp_path, truth_study(**changes), fates)
+    counted = _tallied(filled.store, filled.stored, lambda _: True)
+    assert counted is not None
+    assert counted == _planned(filled.store, filled.stored, lambda _: True)
+    assert counted.counts.failed + counted.counts.diverged > 0
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_no_line_but_a_command_is_wider_than_the_terminal(half_way: Filled, width: int) -> None:
     lines = printed(standing(half_way.store, half_way.stored, is_alive=lambda _: False), width).splitlines()
@@ -79,7 +99,7 @@ def test_the_command_to_go_on_is_the_one_last_used(half_way: Filled) -> None:
     def after(command: str) -> str:
         facts = {"host": "here", "boot_id": "b", "lock_file": "l", "command": command}
         register_runner(half_way.store, runner_id=command, study_id=half_way.stored.id, facts=facts)
-        return run_command(half_way.stored, history_of(half_way.store, half_way.stored.id))
+        return run_command(half_way.stored, history_of(half_way.store, half_way.stored.id).runners)
 
     assert after("/bin/ablate agent") == "ablate run basenet.yaml"
     assert after("/venv/bin/ablate run basenet.yaml --set a.b=1") == "ablate run basenet.yaml --set a.b=1"
@@ -92,7 +112,7 @@ def test_the_command_to_go_on_names_the_file_from_where_one_stands(
 ) -> None:
     whole = str(Path("basenet.yaml").absolute())
     monkeypatch.chdir(tmp_path)
-    assert run_command(half_way.stored, history_of(half_way.store, half_way.stored.id)) == f"ablate run {whole}"
+    assert run_command(half_way.stored, history_of(half_way.store, half_way.stored.id).runners) == f"ablate run {whole}"
 
 
 def test_arms_that_only_left_out_are_run_without_it(project: Path, call: Call) -> None:

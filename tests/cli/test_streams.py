@@ -54,3 +54,10 @@ def test_a_reason_cannot_drive_the_terminal(troubled: Path, call: Call) -> None:
     for done in (runs_again, *looks):
         assert "good, said" in done.stdout + done.stderr
         assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_bare_command_shows_what_there_is(project: Path, call: Call) -> None:
+    bare = call(cwd=project)
+    assert (bare.returncode, bare.stderr) == (0, "")
+    assert bare == call("--help", cwd=project)
+    assert "\n  report " in bare.stdout

@@ -73,6 +73,16 @@ def test_the_dashboard_shows_the_studies_and_what_is_new(serving: Serving) -> No
     assert serving.studies() == ["basenet v1"]
     detail: dict[str, Any] = json.loads(serving.get("/api/studies/1")[1])
     assert [trial["state"] for trial in detail["trials"]] == ["Complete"] * 4
+    assert detail["note"]["body"].splitlines() == [
+        "```",
+        "Which of the changes to BaseNet earn their place on CIFAR-100?",
+        "",
+        "baseline   baseline                                model.norm: none",
+        "batchnorm  BatchNorm after each conv, before ReLU  model.norm: before_relu",
+        "",
+        "ablate report basenet    the effects, with intervals",
+        "```",
+    ]
     assert serving.get("/api/studies", host="evil.example:80")[0] == 403
 
     record_plan(serving.filled.store, make_plan(truth_study(steps=STUDY["steps"][:1], seeds=3)))
@@ -102,6 +112,8 @@ def test_a_browser_shows_the_study(serving: Serving, tmp_path: Path) -> None:
     assert "Trial 3" in shown
     assert "Best Trial" in shown
     assert "38.3" in shown or "30.8" in shown
+    noted = dom_of(f"http://127.0.0.1:{serving.port}/dashboard/studies/1/note", tmp_path / "profile")
+    assert re.search(r"<code[^>]*>Which of the changes to BaseNet earn their place", noted)
 
 
 def test_without_the_library_the_dashboard_says_what_to_install(project: Path) -> None:
