@@ -2,15 +2,16 @@
 # make lint    format, ruff, mypy (strict), import walls                  make slow    tests that kill, freeze and wait
 # make bench   side-by-side measurements                                  make soak    ten times as many inputs
 # make chaos   the random-kill proof, whole: 860 kills, 15 minutes; `make slow` has a share of it
+# make docs    the generated references, written anew                     make site    the documents as a web site, in build/site
 
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_OPTIONS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test lint format bench chaos slow soak clean
+.PHONY: help demo test lint format bench chaos slow soak docs site clean
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ablate needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -19,7 +20,7 @@ help:
 	@touch $@
 
 .venv/ready-for-tests: .venv/ready Makefile
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,dashboard,examples]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,dashboard,examples,docs]'
 	@touch $@
 
 demo: .venv/ready
@@ -45,6 +46,7 @@ format: .venv/ready-for-tests
 # seeded, and judged by their own bounds, never by the clock: machines are shared
 bench: .venv/ready-for-tests
 	$(BIN)/python -m benchmarks.calibration
+	$(BIN)/python -m benchmarks.scale
 
 # the same tests, ten times as many inputs: 20,000 studies, 2,000 damaged stores and checkpoints; half an hour
 soak: .venv/ready-for-tests
@@ -52,6 +54,12 @@ soak: .venv/ready-for-tests
 # ABLATE_TEST_CHAOS_SEED replays a run, ABLATE_TEST_CHAOS_KILLS sets another number of kills per study
 chaos: .venv/ready-for-tests
 	$(BIN)/python -m tests.chaos
+
+docs: .venv/ready-for-tests
+	$(BIN)/python -m docs.references
+
+site: .venv/ready-for-tests
+	$(BIN)/python -m docs.site build/site
 
 clean:
 	rm -rf .venv build dist *.egg-info
