@@ -440,6 +440,10 @@ class Analysis:
 
 def count(trials: Iterable[TrialResult]) -> Counts:
     """Count distinct trials by what became of them."""
-    statuses = Counter({trial.fingerprint: trial.status for trial in trials}.values())
+    return counts_of(Counter({trial.fingerprint: trial.status for trial in trials}.values()))
+
+
+def counts_of(statuses: Counter[Status]) -> Counts:
+    """Return counts from how many distinct trials have each status."""
     names: tuple[Status, ...] = ("finished", "diverged", "failed", "running", "waiting")
     return Counts(statuses.total(), *(statuses[name] for name in names))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from ablate.analyse.findings import Counts, TrialResult, count
+from ablate.analyse.findings import Counts, TrialResult, count, counts_of
 from ablate.analyse.results import Results, failed_results, results_from, stored_study
-from ablate.plan.outcomes import status_of
+from ablate.plan.outcomes import Status, status_of
 from ablate.store.facts import StoredStudy
 from ablate.store.history import Pile, StoredAttempt, StoredRunner, arms_of, history_of, tally_of
 from ablate.store.store import Store
@@ -93,10 +93,11 @@ def _planned(store: Store, stored: StoredStudy, is_alive: Callable[[StoredRunner
 def _tallied(store: Store, stored: StoredStudy, is_alive: Callable[[StoredRunner], bool]) -> Standing | None:
     """Return the same as counted by the store, where all that is planned stands there; else None."""
     study = stored_study(stored)
-    arms = [arm.name for arm in arms_of(store, stored.id)]
-    each = len(study.seeds.numbers) + len(study.fresh_seeds)
+    if study.grows:
+        return None
+    planned = len(arms_of(store, stored.id)) * (len(study.seeds.numbers) + len(study.fresh_seeds))
     tally = tally_of(store, stored.id, study.primary)
-    if study.grows or sum(pile.places for pile in tally.piles) < len(arms) * each:
+    if sum(pile.places for pile in tally.piles) < planned:
         return None
     return Standing(
         title=stored.title,
@@ -113,11 +114,10 @@ def _tallied(store: Store, stored: StoredStudy, is_alive: Callable[[StoredRunner
 
 
 def _counts(piles: Iterable[tuple[Pile, int]]) -> Counts:
-    found: Counter[str] = Counter()
+    found: Counter[Status] = Counter()
     for pile, number in piles:
         found[status_of(pile.state, pile.outcome, pile.value)] += number
-    names = ("finished", "diverged", "failed", "running", "waiting")
-    return Counts(found.total(), *(found[name] for name in names))
+    return counts_of(found)
 
 
 def run_command(stored: StoredStudy, runners: Sequence[StoredRunner]) -> str:

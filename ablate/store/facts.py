@@ -179,8 +179,14 @@ def results_of(store: Store, study_id: int) -> tuple[list[StoredTrial], Sequence
     return store.read(lambda connection: (select_trials(connection, study_id), select_finals(connection, study_id)))
 
 
-# the claim of the attempt that counts: whose result stands, else the last one
-STANDING = func.coalesce(trial.c.result_claim, trial.c.claim)
+# joins a trial with the attempt that counts: whose result stands, else the last one
+STANDS = (attempt.c.trial == trial.c.id) & (attempt.c.claim == func.coalesce(trial.c.result_claim, trial.c.claim))
+
+
+def is_final(metric: str) -> ColumnElement[bool]:
+    """Return what joins a trial with its final value of a metric."""
+    of_result = (measurement.c.trial == trial.c.id) & (measurement.c.claim == trial.c.result_claim)
+    return of_result & (measurement.c.metric == metric) & measurement.c.epoch.is_(None)
 
 
 def select_trials(connection: Connection, study_id: int, *, without: str | None = None) -> list[StoredTrial]:
@@ -211,20 +217,16 @@ def select_trials(connection: Connection, study_id: int, *, without: str | None 
         )
         .join_from(replicate, arm, arm.c.id == replicate.c.arm)
         .join(trial, trial.c.id == replicate.c.trial)
-        .outerjoin(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == STANDING))
+        .outerjoin(attempt, STANDS)
         .where(arm.c.study == study_id)
         .order_by(replicate.c.position)
     )
     if without is not None:
-        query = query.where((trial.c.state == "failed") | ((trial.c.state == "done") & ~_has_final(without)))
+        has_value = exists().where(is_final(without)).correlate(trial)
+        query = query.where((trial.c.state == "failed") | ((trial.c.state == "done") & ~has_value))
     rows: Sequence[Any] = connection.execute(query).all()
     found = [StoredTrial(*row) for row in rows]
     return list(_numbered(found)) if any(each.role == "tune" for each in found) else found
-
-
-def _has_final(metric: str) -> ColumnElement[bool]:
-    final = (measurement.c.trial == trial.c.id) & (measurement.c.claim == trial.c.result_claim)
-    return exists().where(final, measurement.c.metric == metric, measurement.c.epoch.is_(None)).correlate(trial)
 
 
 def _numbered(trials: Sequence[StoredTrial]) -> Iterator[StoredTrial]:
@@ -374,18 +376,10 @@ def told_of(store: Store, fingerprints: Sequence[str], metric: str) -> dict[str,
     def work(connection: Connection) -> dict[str, Told]:
         found: dict[str, Told] = {}
         for start in range(0, len(fingerprints), _CHUNK):
-            final = (
-                (measurement.c.trial == trial.c.id)
-                & (measurement.c.claim == trial.c.result_claim)
-                & (measurement.c.metric == metric)
-                & measurement.c.epoch.is_(None)
-            )
-            standing = func.coalesce(trial.c.result_claim, trial.c.claim)
-            this = (attempt.c.trial == trial.c.id) & (attempt.c.claim == standing)
             query = (
                 select(trial.c.fingerprint, trial.c.state, attempt.c.outcome, measurement.c.value, measurement.c.kind)
-                .outerjoin_from(trial, attempt, this)
-                .outerjoin(measurement, final)
+                .outerjoin_from(trial, attempt, STANDS)
+                .outerjoin(measurement, is_final(metric))
                 .where(trial.c.fingerprint.in_(fingerprints[start : start + _CHUNK]))
             )
             for row in connection.execute(query):

@@ -12,7 +12,15 @@ from sqlalchemy import Connection, Row, case, func, or_, select
 
 from ablate.stats.intervals import LARGEST
 from ablate.store.dialects import now
-from ablate.store.facts import STANDING, StoredTrial, read_number, select_finals, select_measurements, select_trials
+from ablate.store.facts import (
+    STANDS,
+    StoredTrial,
+    is_final,
+    read_number,
+    select_finals,
+    select_measurements,
+    select_trials,
+)
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, measurement, replicate, runner, study, trial
 
@@ -165,7 +173,6 @@ def _piles(connection: Connection, study_id: int, metric: str) -> Iterator[Pile]
     )
     is_usable = (measurement.c.kind == "num") & (func.abs(measurement.c.value) <= LARGEST)
     value = case((is_usable, 1), (measurement.c.kind.is_not(None), 0))
-    final = (measurement.c.trial == trial.c.id) & (measurement.c.claim == trial.c.result_claim)
     query = (
         _of_study(
             select(
@@ -178,8 +185,8 @@ def _piles(connection: Connection, study_id: int, metric: str) -> Iterator[Pile]
             ),
             study_id,
         )
-        .outerjoin(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == STANDING))
-        .outerjoin(measurement, final & (measurement.c.metric == metric) & measurement.c.epoch.is_(None))
+        .outerjoin(attempt, STANDS)
+        .outerjoin(measurement, is_final(metric))
         .group_by(arm.c.position, arm.c.name, trial.c.state, attempt.c.outcome, value)
         .order_by(arm.c.position)
     )
