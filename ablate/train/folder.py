@@ -182,9 +182,10 @@ class AttemptFolder:
     def cap_log(self) -> None:
         """Cut out the middle of a log that has grown beyond ``LOG_CAP``, also while a worker writes it.
 
-        A worker appends, so it goes on at the new end. The old end is moved forward in place, with what is added
-        meanwhile; only what is written in the microseconds before the cut is lost. Where the disk refuses, the log is
-        left as it is: the run is worth more.
+        A worker appends, so it goes on at the new end, which is a line's. The old end is moved forward in place, with
+        what is added meanwhile; what is written in the moment before the cut is lost, and what a worker writes faster
+        than it can be moved, which a second note says. Where the disk refuses, the log is left as it is: the run is
+        worth more.
         """
         with contextlib.suppress(OSError):
             if self.log_file.lstat().st_size > LOG_CAP:
@@ -197,17 +198,23 @@ class AttemptFolder:
             end = os.lseek(log, 0, os.SEEK_END)
             head = os.pread(log, BLOCK, LOG_HEAD - BLOCK)
             cut = head.rfind(b"\n") + 1
-            note = f"[ablate cut this log at {LOG_CAP >> 20} MiB: what stood here is left out]\n"
+            note = f"[ablate cut this log at {LOG_CAP >> 20} MiB: what stood here is left out]\n".encode()
             at = LOG_HEAD - BLOCK + (cut or BLOCK)
-            at += os.pwrite(log, (note if cut else f"\n{note}").encode(), at)
+            at += os.pwrite(log, note if cut else b"\n" + note, at)
             more = os.pread(log, LOG_TAIL, end - LOG_TAIL)
             more = more[more.find(b"\n") + 1 :]
+            last = note
             for _ in range(PATIENCE):
                 at += os.pwrite(log, more, at)
+                last = more or last
                 more = os.pread(log, BLOCK, end)
                 end += len(more)
                 if not more:
                     break
+            if not last.endswith(b"\n"):  # half a line: its rest is lost where it is being written now
+                at += os.pwrite(log, b"\n", at)
+            if more:
+                at += os.pwrite(log, note, at)
             failpoint("log-moved")
             os.ftruncate(log, at)
         finally:
