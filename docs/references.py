@@ -1,6 +1,6 @@
 """docs/study-file.md and docs/cli.md, generated: ``python -m docs.references`` writes them anew.
 
-What they say of a key or an option stands in ``ablate/study/schema.py`` and ``ablate/cli.py`` alone; the examples of
+What they say of a key or an option stands in ``ablate/study/schema.py`` and ``ablate/cli`` alone; the examples of
 keys stand in docs/every-key.yaml.
 """
 
@@ -230,7 +230,7 @@ def command_reference() -> str:
     codes = [[str(code), EXIT_CODES[name]] for name, code in sorted(vars(errors).items()) if name.startswith("EXIT_")]
     codes.sort(key=lambda row: int(row[0]))
     parts = [
-        NOTICE.format(source="ablate/cli.py"),
+        NOTICE.format(source="ablate/cli"),
         "# The commands",
         intro,
         index,

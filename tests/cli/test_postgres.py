@@ -185,7 +185,7 @@ def test_a_secret_of_the_url_is_nowhere(
             done = (ablate if arguments[0] == "run" else call)(*arguments, "--store", where, cwd=project)
             printed.append((f"{arguments} {done.returncode}", (done.stdout + done.stderr).encode()))
             assert done.returncode in ((0, 1, 4) if where == secret else (2, 3, 4)), done.stderr
-    crash = "import sys; import ablate.cli as c; c._open_plan = lambda *_: 1/0; c.main()"
+    crash = "import ablate.cli as c; from ablate.cli.options import Selection; Selection.plan = lambda _: 1/0; c.main()"
     done = subprocess.run(
         [sys.executable, "-c", crash, "run", "toy.yaml", "--store", secret], cwd=project, capture_output=True, text=True
     )

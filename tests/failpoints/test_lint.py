@@ -10,7 +10,7 @@ from tests.failpoints.source import failpoints, sources, unguarded
 
 # (file, function): why it needs no failpoint
 EXEMPT = {
-    ("ablate/cli.py", "_drop_output"): "opens /dev/null",
+    ("ablate/cli/app.py", "_drop_output"): "opens /dev/null",
     ("ablate/completion.py", "_rows"): "opens the store to be read",
     ("ablate/failpoints.py", "_is_first"): "the mark that a failpoint was met",
     ("ablate/run/workers.py", "spawn"): "a pipe",
