@@ -159,7 +159,7 @@ def retry(name: str | None, location: str | None, only: str | None) -> None:
     from ablate.store.facts import find_study
 
     store = open_store(location)
-    stored = find_study(store, title_of(name) if name else None)
+    stored = find_study(store, title_of(name) if name is not None else None)
     count = reopen(store, stored.id, states=["failed"], arms=arms_named(only) or None)
     say(f"{stored.title}: {counted(count, 'failed trial') if count else 'no failed trial'} back in the queue")
     if count:

@@ -334,6 +334,17 @@ def test_compare_with_a_study_of_imported_trials(mixed: Path, call: Call) -> Non
     done = call("compare", "toy", "other", "--markdown", cwd=mixed)
     assert done.returncode == 0
     assert "imported (results.csv)" in done.stdout
+    assert "has no study ``" in call("compare", "toy", "", cwd=mixed).stderr, "an empty name is no name left out"
+    another = STUDY.replace("name: toy", "name: another").replace("acc:", "f1:").replace("epochs: 3", "epochs: 5")
+    write_study(mixed, another, name="another", task=TASK)
+    written(mixed, HEAD.replace("acc", "f1") + BASELINE, "another.csv")
+    assert call("import", "another.yaml", "--csv", "another.csv", cwd=mixed).returncode == 0
+    unlike = call("compare", "toy", "another", cwd=mixed)
+    assert (unlike.returncode, unlike.stderr) == (
+        2,
+        "error: compare: `toy` has no metric `f1`, the primary one of `another`\n"
+        "hint: it has `acc`, `loss`; the first of the later study is compared\n",
+    )
 
 
 def test_the_same_on_postgresql(toy: Path, postgres: Server) -> None:
