@@ -34,13 +34,12 @@ def watch(name: str | None, location: str | None) -> None:
 
     The picture is the one that `ablate run` shows.
     """
-    from ablate.analyse.results import stored_study
     from ablate.analyse.standing import standing
     from ablate.report.status import summary
     from ablate.run.liveness import is_alive
     from ablate.run.progress import Progress
     from ablate.run.watch import WATCH_FOOTER, follow_study
-    from ablate.store.facts import trials_of
+    from ablate.store.facts import stored_study, trials_of
 
     store, stored = open_study(name, location)
     progress = Progress(stored_study(stored), trials_of(store, stored.id), stderr(), footer=WATCH_FOOTER)
