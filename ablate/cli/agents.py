@@ -16,7 +16,7 @@ from ablate.cli.options import complete_title, data_option, examples, store_opti
 from ablate.errors import EXIT_STOPPED
 
 if TYPE_CHECKING:
-    from ablate.launch.launcher import Launcher, Wanted
+    from ablate.launch.launcher import Launcher, Start, Wanted
     from ablate.store.facts import StoredTrial
     from ablate.study.schema import Study
 
@@ -172,11 +172,24 @@ def start_slurm(wanted: Wanted, time_s: float | None, options: tuple[str, ...], 
         _start(launcher, "slurm", wanted)
 
 
-def _start(launcher: Launcher, engine: str, wanted: Wanted) -> None:
+@start.command("ray", epilog=examples("ablate agents start ray mine -n 16 --gpus 1"))
+@_launch_options
+@click.option("--address", default="auto", show_default=True, help="Of the cluster; auto: this machine's.")
+def start_ray(wanted: Wanted, address: str) -> None:
+    """Start agents on a Ray cluster that is there.
+
+    They outlive this command, and are started again where a node dies. Ray's usage statistics are off.
+    """
+    from ablate.launch.ray import Ray
+
+    _start(Ray(address), "ray", wanted, where=address)
+
+
+def _start(launcher: Launcher, engine: str, wanted: Wanted, *, where: str = "") -> None:
     from ablate.launch.launcher import started
 
     open_store(wanted.store, read_only=True)  # or each agent would find out for itself
-    found = started(launcher, engine, wanted, _agents_folder())
+    found = started(launcher, engine, wanted, _agents_folder(), where=where)
     say(f"{found.name}: {counted(found.count, 'agent')} started; `ablate agents status` shows them")
     click.echo(f"ablate agents cancel {found.name}")
 
@@ -184,13 +197,16 @@ def _start(launcher: Launcher, engine: str, wanted: Wanted) -> None:
 @agents.command("status", epilog=examples("ablate agents status"))
 @store_option
 def agents_status(location: str | None) -> None:
-    """Show what was started from this project, in its engine's words, and who is at work by the store."""
+    """Show what was started from this project.
+
+    In its engine's words; and who is at work, by the store.
+    """
     from ablate.launch.launcher import kept
     from ablate.run.liveness import is_alive
     from ablate.store.history import runners_at_work
 
     for each in kept(_agents_folder()):
-        told = _launcher(each.engine).status(each.handle)
+        told = _launcher_of(each).status(each.handle)
         states = ", ".join(f"{count:,} {state}" for state, count in told.items()) or f"{each.engine} knows it no more"
         click.echo(f"{each.name}: {counted(each.count, 'agent')}: {states}")
     store = open_store(location, read_only=True)
@@ -207,7 +223,7 @@ def cancel(name: str) -> None:
     from ablate.launch.launcher import forget, named
 
     found = named(_agents_folder(), name)
-    _launcher(found.engine).cancel(found.handle)
+    _launcher_of(found).cancel(found.handle)
     forget(found, _agents_folder())
     say(f"{found.name}: cancelled; nothing is lost, and what waits goes on with new agents")
 
@@ -236,11 +252,11 @@ def _agents_folder() -> Path:
     return project_folder() / "runs" / "agents"
 
 
-def _launcher(engine: str) -> Launcher:
+def _launcher_of(found: Start) -> Launcher:
+    from ablate.launch.ray import Ray
     from ablate.launch.slurm import Slurm
 
-    assert engine == "slurm"
-    return Slurm(_agents_folder())
+    return Ray(found.where) if found.engine == "ray" else Slurm(_agents_folder())
 
 
 def _why(out_of_time: bool) -> str:

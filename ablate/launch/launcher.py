@@ -41,6 +41,7 @@ class Start:
     count: int
     words: tuple[str, ...]
     at: float
+    where: str = ""  # the engine's address, where it has one
 
     @property
     def name(self) -> str:
@@ -108,9 +109,9 @@ def forget(start: Start, folder: Path) -> None:
     (folder / f"{start.name}.json").unlink(missing_ok=True)
 
 
-def started(launcher: Launcher, engine: str, wanted: Wanted, folder: Path) -> Start:
+def started(launcher: Launcher, engine: str, wanted: Wanted, folder: Path, *, where: str = "") -> Start:
     """Start agents, and keep what is needed to ask after them."""
-    start = Start(engine, launcher.submit(wanted), wanted.count, wanted.words, time.time())
+    start = Start(engine, launcher.submit(wanted), wanted.count, wanted.words, time.time(), where)
     keep(start, folder)
     return start
 

@@ -40,6 +40,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU=900
 SchedulerParameters=sched_min_interval=100000,batch_sched_delay=0,bf_interval=2
 ReturnToService=2
 SlurmdTimeout=10

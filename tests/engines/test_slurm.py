@@ -36,11 +36,16 @@ def login(slurm: Cluster, project: Path, monkeypatch: pytest.MonkeyPatch) -> Clu
     return slurm
 
 
-@pytest.fixture
-def url(postgres: Server, project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A store that wants a password, which is in a file of the user's."""
+@pytest.fixture(scope="module")
+def guarded(postgres: Server) -> Server:
     postgres.guard("researcher", PASSWORD)
-    place = postgres.new_database().replace("ablate@", "researcher@")
+    return postgres
+
+
+@pytest.fixture
+def url(guarded: Server, project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A store that wants a password, which is in a file of the user's."""
+    place = guarded.new_database().replace("ablate@", "researcher@")
     passwords = project / "pgpass"
     passwords.touch(mode=0o600)
     passwords.write_text(f"127.0.0.1:*:*:researcher:{PASSWORD}\n")
@@ -98,7 +103,7 @@ def test_sixty_trials_on_two_nodes(login: Cluster, project: Path, url: str) -> N
 
 
 def test_nodes_die_jobs_are_preempted_and_warned_and_nothing_is_lost(login: Cluster, project: Path, url: str) -> None:
-    path = studies.write(project, seeds=20, epochs=12, pause=0.25)
+    path = studies.write(project, seeds=20, epochs=12, pause=1.0)
     run("run", str(path), "--queue", cwd=project)
     name = started("-n", "4", "--gpus", "1", "--time", "20m", "--sbatch", "--partition=low", cwd=project)
     told = Told(url, project / "runs")
@@ -115,9 +120,9 @@ def test_nodes_die_jobs_are_preempted_and_warned_and_nothing_is_lost(login: Clus
 
     # a node is gone, with all that ran on it
     wait(login, project, lambda: at_work("GPU-n2-0", "GPU-n2-1"), "work on node n2")
+    lost = [each for each in range(1, 5) if job(login, name, each)["NodeList"] == "n2"]
     login.kill_node("n2")
     wait(login, project, lambda: "lost" in {row.outcome for row in told.attempts()}, "trials taken from the dead")
-    login.start_node("n2")
     assert told.states()["waiting"] > 0, "the study was over before anything happened"
 
     # someone more important wants node n1
@@ -132,6 +137,14 @@ def test_nodes_die_jobs_are_preempted_and_warned_and_nothing_is_lost(login: Clus
     )
     wait(login, project, lambda: not login.ask("squeue", "-h", "-j", urgent), "end of the urgent job")
 
+    # the node comes back, and with it what Slurm has put back into its queue
+    wait(
+        login, project, lambda: login.ask("sinfo", "-h", "-n", "n2", "-o", "%T").startswith("down"), "node that is down"
+    )
+    login.start_node("n2")
+    assert [job(login, name, each)["Restarts"] for each in lost] == ["1"] * len(lost)
+    studies.hurry(project)
+
     wait(login, project, lambda: told.states() == {"done": 60}, "end of the study")
     told.check(path)
     assert sum(row.resumed_from is not None for row in told.attempts()) >= 3
@@ -140,7 +153,7 @@ def test_nodes_die_jobs_are_preempted_and_warned_and_nothing_is_lost(login: Clus
 
 def test_agents_are_cancelled_and_others_go_on(login: Cluster, project: Path, url: str) -> None:
     """Local, Slurm, and a run: on one study at once, and followed from a terminal."""
-    path = studies.write(project, seeds=4, epochs=20, pause=0.25)
+    path = studies.write(project, seeds=4, epochs=60, pause=1.0)
     run("run", str(path), "--queue", cwd=project)
     name = started("toy", "-n", "2", "--gpus", "1", cwd=project)
     told = Told(url, project / "runs")
@@ -154,6 +167,7 @@ def test_agents_are_cancelled_and_others_go_on(login: Cluster, project: Path, ur
     run("agents", "cancel", name, cwd=project)
     wait(login, project, lambda: not login.ask("squeue", "-h"), "end of the cancelled agents")
     assert [row.outcome for row in told.attempts()].count("interrupted") == 2
+    studies.hurry(project)
     said = finish(local, timeout=300)
     assert local.returncode == 0, said
     told.check(path)
