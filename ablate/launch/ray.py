@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -41,6 +42,7 @@ class Agent:
         self._words, self._environment, self._folder = words, environment, folder
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
+        self._starting = threading.Lock()
         ray.get_runtime_context().current_actor.run.remote()  # by itself: it outlives whoever has made it
 
     def run(self) -> None:
@@ -50,14 +52,16 @@ class Agent:
         around = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environment = {name: value for name, value in around.items() if name not in NOT_OURS} | self._environment
         environment |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
-        if not self._stopped:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "ablate", "agent", *self._words],
-                env=environment,
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                preexec_fn=_end_with_actor,
-            )
+        with self._starting:
+            if not self._stopped:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "ablate", "agent", *self._words],
+                    env=environment,
+                    cwd=self._folder,
+                    stdin=subprocess.DEVNULL,
+                    preexec_fn=_end_with_actor,
+                )
+        if self._process is not None:
             self._process.wait()
         ray.actor.exit_actor()  # on purpose: it is not made anew
 
@@ -66,9 +70,10 @@ class Agent:
 
     def stop(self) -> None:
         """Ask the agent to write checkpoints and release what it holds."""
-        self._stopped = True
-        if self._process is not None:
-            self._process.terminate()
+        with self._starting:
+            self._stopped = True
+            if self._process is not None:
+                self._process.terminate()
 
 
 def _end_with_actor() -> None:
@@ -102,17 +107,17 @@ class Ray:
 
     def status(self, handle: str) -> Mapping[str, int]:
         with _connected(self.address) as ray:
-            asked = [actor.answer.remote() for actor in _actors(ray, handle)]
-            answered, waiting = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
-        counts = {"running": len(answered), "pending": len(waiting)}
+            placed, waiting = _placed(ray, handle)
+        counts = {"running": len(placed), "pending": len(waiting)}
         return {state: count for state, count in counts.items() if count}
 
     def cancel(self, handle: str) -> None:
         with _connected(self.address) as ray:
-            actors = {actor.stop.remote(): actor for actor in _actors(ray, handle)}
-            _, unplaced = ray.wait(list(actors), num_returns=len(actors), timeout=ANSWER_S) if actors else ([], [])
-            for each in unplaced:
-                ray.kill(actors[each], no_restart=True)
+            placed, waiting = _placed(ray, handle)
+            for actor in waiting:  # first: they would take the places of the others
+                ray.kill(actor, no_restart=True)
+            for actor in placed:
+                actor.stop.remote()
             deadline = time.monotonic() + GRACE_S
             while (left := _actors(ray, handle)) and time.monotonic() < deadline:
                 time.sleep(0.5)
@@ -128,6 +133,13 @@ def _actors(ray: Any, handle: str) -> list[Any]:
             with contextlib.suppress(ValueError):  # it has ended meanwhile
                 found.append(ray.get_actor(name))
     return found
+
+
+def _placed(ray: Any, handle: str) -> tuple[list[Any], list[Any]]:
+    """Return the actors of a start that have a place, and those that wait for one."""
+    asked = {actor.answer.remote(): actor for actor in _actors(ray, handle)}
+    found, waiting = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    return [asked[each] for each in found], [asked[each] for each in waiting]
 
 
 @contextmanager
