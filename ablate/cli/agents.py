@@ -163,9 +163,10 @@ def start_slurm(wanted: Wanted, time_s: float | None, options: tuple[str, ...], 
     An agent that is preempted, or warned of its end, writes checkpoints, releases its trials and goes back into
     Slurm's queue.
     """
+    from ablate.launch.launcher import agents_folder
     from ablate.launch.slurm import Slurm
 
-    launcher = Slurm(_agents_folder(), time_s, options)
+    launcher = Slurm(agents_folder(), time_s, options)
     if only_print:
         click.echo(launcher.script(wanted), nl=False)
     else:
@@ -186,10 +187,10 @@ def start_ray(wanted: Wanted, address: str) -> None:
 
 
 def _start(launcher: Launcher, engine: str, wanted: Wanted, *, where: str = "") -> None:
-    from ablate.launch.launcher import started
+    from ablate.launch.launcher import agents_folder, started
 
     open_store(wanted.store, read_only=True)  # or each agent would find out for itself
-    found = started(launcher, engine, wanted, _agents_folder(), where=where)
+    found = started(launcher, engine, wanted, agents_folder(), where=where)
     say(f"{found.name}: {counted(found.count, 'agent')} started; `ablate agents status` shows them")
     click.echo(f"ablate agents cancel {found.name}")
 
@@ -201,11 +202,11 @@ def agents_status(location: str | None) -> None:
 
     In its engine's words; and who is at work, by the store.
     """
-    from ablate.launch.launcher import kept
+    from ablate.launch.launcher import agents_folder, kept
     from ablate.run.liveness import is_alive
     from ablate.store.history import runners_at_work
 
-    for each in kept(_agents_folder()):
+    for each in kept(agents_folder()):
         told = _launcher_of(each).status(each.handle)
         states = ", ".join(f"{count:,} {state}" for state, count in told.items()) or f"{each.engine} knows it no more"
         click.echo(f"{each.name}: {counted(each.count, 'agent')}: {states}")
@@ -220,11 +221,11 @@ def agents_status(location: str | None) -> None:
 @click.argument("name")
 def cancel(name: str) -> None:
     """End agents: they write checkpoints and release what they hold. NAME is what `status` calls them."""
-    from ablate.launch.launcher import forget, named
+    from ablate.launch.launcher import agents_folder, forget, named
 
-    found = named(_agents_folder(), name)
+    found = named(agents_folder(), name)
     _launcher_of(found).cancel(found.handle)
-    forget(found, _agents_folder())
+    forget(found, agents_folder())
     say(f"{found.name}: cancelled; nothing is lost, and what waits goes on with new agents")
 
 
@@ -246,17 +247,12 @@ def print_k8s(wanted: Wanted, image: str, name: str, secret: str, claim: str | N
     click.echo(manifest(wanted, image=image, name=name, secret=secret, claim=claim), nl=False)
 
 
-def _agents_folder() -> Path:
-    from ablate.store.project import project_folder
-
-    return project_folder() / "runs" / "agents"
-
-
 def _launcher_of(found: Start) -> Launcher:
+    from ablate.launch.launcher import agents_folder
     from ablate.launch.ray import Ray
     from ablate.launch.slurm import Slurm
 
-    return Ray(found.where) if found.engine == "ray" else Slurm(_agents_folder())
+    return Ray(found.where) if found.engine == "ray" else Slurm(agents_folder())
 
 
 def _why(out_of_time: bool) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ablate.errors import AblateError
-from ablate.store.project import store_location
+from ablate.store.project import project_folder, store_location
 from ablate.study.words import did_you_mean, without_secrets
 from ablate.train.folder import make_folder, write_whole
 
@@ -80,6 +80,11 @@ def shared_store(location: str | None) -> str:
             hint="leave them out, and keep the password in ~/.pgpass (chmod 600) or in PGPASSWORD",
         )
     return named
+
+
+def agents_folder() -> Path:
+    """Return where a project keeps what it started elsewhere: notes, scripts, and what agents print."""
+    return project_folder() / "runs" / "agents"
 
 
 def keep(start: Start, folder: Path) -> None:

@@ -14,7 +14,9 @@ from tests.engines import studies
 from tests.engines.ray import Cluster, cluster, lonely_network
 from tests.engines.studies import Told
 from tests.postgres import Server, server
+from tests.test_docs import ROOT, run_blocks
 
+PAGE = ROOT / "docs" / "clusters.md"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 GPUS = {"GPU-r1-0", "GPU-r2-0", "GPU-r3-0"}
 
@@ -139,3 +141,11 @@ def test_a_cluster_that_is_not_there_is_said_so(project: Path, url: str) -> None
     assert done.returncode == 4
     assert "--address 127.0.0.1:9: no Ray cluster lets us in" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_walk_through(
+    site: tuple[Cluster, Server], project: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", site[0].address)
+    run_blocks(PAGE, project, engine="ray")
+    assert Told(url, project / "runs").states() == {"done": 9}

@@ -15,7 +15,9 @@ from tests.engines import studies
 from tests.engines.slurm import Cluster, cluster
 from tests.engines.studies import Told
 from tests.postgres import Server
+from tests.test_docs import ROOT, run_blocks
 
+PAGE = ROOT / "docs" / "clusters.md"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 GPUS = {f"GPU-n{node}-{index}" for node in (1, 2) for index in (0, 1)}
 PASSWORD = "canary-password-of-the-store"
@@ -190,3 +192,9 @@ def test_the_end_of_an_allocation_is_known(login: Cluster, project: Path) -> Non
     (project / "end.py").write_text(program)
     left = login.ask("srun", "--time=30", sys.executable, str(project / "end.py"))
     assert 1000 < float(left) <= 1800, left
+
+
+def test_the_walk_through(login: Cluster, project: Path, url: str) -> None:
+    run_blocks(PAGE, project, engine="slurm")
+    assert Told(url, project / "runs").states() == {"done": 9}
+    wait(login, project, lambda: not login.ask("squeue", "-h"), "end of the agents")

@@ -14,7 +14,9 @@ from ruamel.yaml import YAML
 
 from ablate.launch.launcher import words_of_agent
 from tests.command import Call
+from tests.postgres import Server
 from tests.studies import write_study
+from tests.test_docs import ROOT, run_blocks
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "launch"
 URL = "postgresql+psycopg://researcher@db.example.org/ablate"
@@ -127,3 +129,13 @@ def test_without_slurm_the_script_is_still_to_be_had(
 
 def test_the_words_of_an_agent() -> None:
     assert words_of_agent(["a", "b"], {"--x": None, "--max-trials": "3"}) == ("a", "b", "--max-trials", "3")
+
+
+def test_the_walk_through_of_kubernetes(
+    postgres: Server, cluster_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABLATE_STORE", postgres.new_database())
+    run_blocks(ROOT / "docs" / "clusters.md", cluster_project, engine="k8s")
+    made = read((cluster_project / "agents.yaml").read_text())
+    kubernetes_validate.validate(made, VERSIONS[-1], strict=True)
+    assert made["spec"]["completions"] == 2
