@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ablate.results import Results
     from ablate.run.runner import Options, Summary
     from ablate.run.studies import OldCode
-    from ablate.store.facts import StoredStudy
+    from ablate.store.facts import Left, StoredStudy
     from ablate.store.store import Store
 
 __all__ = [
@@ -214,11 +214,37 @@ def run_plan(
         )
 
 
+def queue_plan(
+    made: Plan,
+    *,
+    location: str | None,
+    arms: Sequence[str] | None,
+    old_code: Callable[[int], OldCode],
+    fresh: bool,
+    say: Callable[[str], None],
+) -> tuple[Store, Left]:
+    """Record what is missing of a plan for agents to run; return the store that is named, and what is left to do."""
+    from ablate.run.studies import queue_study
+    from ablate.store.project import existing_store, named_store
+
+    existing = existing_store(location, read_only=False)
+    if existing is not None:
+        for line in edit_lines(existing, made):
+            say(line)
+    return queue_study(
+        made,
+        existing=existing,
+        make_store=lambda: named_store(location, create=True),
+        arms=arms,
+        old_code=old_code,
+        fresh=fresh,
+    )
+
+
 def edit_lines(store: Store, made: Plan) -> Iterator[str]:
     """Yield what was edited since the study was last run, and what becomes of the trials it had."""
-    from ablate.analyse.results import stored_study
     from ablate.report.numbers import plural
-    from ablate.store.facts import find_study, states_of, trials_of
+    from ablate.store.facts import find_study, states_of, stored_study, trials_of
 
     try:
         stored = find_study(store, made.study.title)

@@ -218,14 +218,15 @@ VARIABLES = {
 def command_reference() -> str:
     """Return the reference of the command line: every command with its arguments and options, exit codes, variables."""
     context = click.Context(cli, info_name="ablate", **cli.context_settings)
-    visible = {name: command for name, command in cli.commands.items() if not command.hidden}
+    visible = dict(every_command(cli))
     intro = _wrapped(
         "Every command with all it takes; `ablate COMMAND --help` says the same. What a command found goes to stdout, "
         "all else to stderr. A study is named by its file where it is planned or run; where it is asked for, by its "
         "name (`basenet`, with a profile `basenet@quick`) or its file; without one, the study last run is meant."
     )
     index = _table(
-        ["command", ""], [[f"[`ablate {name}`](#ablate-{name})", _first_line(each)] for name, each in visible.items()]
+        ["command", ""],
+        [[f"[`ablate {name}`](#ablate-{name.replace(' ', '-')})", _first_line(each)] for name, each in visible.items()],
     )
     codes = [[str(code), EXIT_CODES[name]] for name, code in sorted(vars(errors).items()) if name.startswith("EXIT_")]
     codes.sort(key=lambda row: int(row[0]))
@@ -241,6 +242,15 @@ def command_reference() -> str:
         _table(["variable", "meaning"], [[_in_code(name), text] for name, text in VARIABLES.items()]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def every_command(group: click.Group, above: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield the commands that are shown, by all their words; a group before what it holds."""
+    for name, command in group.commands.items():
+        if not command.hidden:
+            yield f"{above}{name}", command
+            if isinstance(command, click.Group):
+                yield from every_command(command, f"{above}{name} ")
 
 
 def _command(name: str, command: click.Command, parent: click.Context) -> str:

@@ -55,5 +55,6 @@ def test_every_variable_that_the_code_reads_is_named() -> None:
 
 def test_the_index_of_the_commands_leads_to_them() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
-    links = re.findall(r"\]\(#ablate-([a-z-]+)\)", page)
-    assert links == re.findall(r"^## ablate ([a-z-]+)$", page, re.MULTILINE) != []
+    links = re.findall(r"\]\(#ablate-([a-z0-9-]+)\)", page)
+    headings = re.findall(r"^## ablate ([a-z0-9 -]+)$", page, re.MULTILINE)
+    assert links == [heading.replace(" ", "-") for heading in headings] != []

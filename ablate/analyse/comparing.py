@@ -8,13 +8,12 @@ from dataclasses import replace
 from ablate.analyse.analysis import DRIFT_FACTS, analyse, arm_result, metric_infos
 from ablate.analyse.effects import Sample, compare
 from ablate.analyse.findings import Analysis, ArmResult, Comparison, DesignResult, Family, TrialResult, count
-from ablate.analyse.results import stored_study
 from ablate.analyse.verdicts import Judged, judge
 from ablate.errors import AblateError
 from ablate.plan.arms import Arm, Contrast
 from ablate.plan.outcomes import Status, status_of
 from ablate.plan.trials import make_plan
-from ablate.store.facts import EarlierResult, StoredStudy, earlier_results_of
+from ablate.store.facts import EarlierResult, StoredStudy, earlier_results_of, stored_study
 from ablate.store.store import Store
 from ablate.study.schema import Study
 from ablate.study.settings import differences

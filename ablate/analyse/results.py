@@ -8,34 +8,17 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from pydantic import ValidationError
-
 from ablate.analyse.findings import TrialResult
-from ablate.errors import StoreError
 from ablate.plan.outcomes import Status, Told, status_of
 from ablate.plan.trials import Plan, Replicate, make_plan
-from ablate.store.facts import IMPORTED, StoredStudy, StoredTrial, read_number, results_of, versions_of
+from ablate.store.facts import IMPORTED, StoredStudy, StoredTrial, read_number, results_of, stored_study, versions_of
 from ablate.store.store import Store
-from ablate.study.document import Document
-from ablate.study.schema import Role, Study, from_document
+from ablate.study.schema import Role
 
 UNCHOSEN = "unchosen:"  # in place of a fingerprint, which hangs on settings that are not chosen
 _HOPE: Mapping[bool, Status] = {True: "failed", False: "waiting"}
 
 Results = Mapping[tuple[str, Role], tuple[TrialResult, ...]]
-
-
-def stored_study(stored: StoredStudy) -> Study:
-    """Return a study version as it was recorded. Raises StoreError where this version of ablate can't read it."""
-    spec = dict(stored.spec)
-    primary = stored.plan["primary"]
-    spec["metrics"] = {primary: spec["metrics"][primary], **spec["metrics"]}  # JSON in the store may be sorted
-    try:
-        return from_document(spec, Document(stored.file or stored.name, spec, {}), stored.profile)
-    except ValidationError as error:
-        field = ".".join(map(str, error.errors()[0]["loc"]))
-        message = f"the study `{stored.title}` was recorded by another version of ablate: `{field}` is unknown here"
-        raise StoreError(message, hint="report it with the version that ran it") from None
 
 
 def read_results(store: Store, stored: StoredStudy) -> tuple[Plan, Results]:

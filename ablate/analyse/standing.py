@@ -10,9 +10,9 @@ from itertools import groupby
 from pathlib import Path
 
 from ablate.analyse.findings import Counts, TrialResult, count, counts_of
-from ablate.analyse.results import Results, failed_results, results_from, stored_study
+from ablate.analyse.results import Results, failed_results, results_from
 from ablate.plan.outcomes import Status, status_of
-from ablate.store.facts import StoredStudy
+from ablate.store.facts import StoredStudy, stored_study
 from ablate.store.history import Pile, StoredAttempt, StoredRunner, arms_of, history_of, tally_of
 from ablate.store.store import Store
 from ablate.study.words import from_here

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from ablate import __version__
-from ablate.cli import reports, running, studies, tools, watching
+from ablate.cli import agents, reports, running, studies, tools, watching
 from ablate.cli.common import existing_store, say
 from ablate.cli.options import LOCATION
 from ablate.errors import (
@@ -79,6 +79,8 @@ for _command in (
     studies.validate,
     running.run,
     running.import_results,
+    agents.agent,
+    agents.agents,
     watching.status,
     watching.watch,
     watching.logs,

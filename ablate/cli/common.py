@@ -55,6 +55,20 @@ def writing(what: str, place: Path) -> Iterator[None]:
         raise EnvironmentFault(message, where=str(error.filename or place), hint="name a folder that can be") from None
 
 
+@contextmanager
+def resumable() -> Iterator[None]:
+    """End with the signal's own exit code, and say how to go on, where a signal stops what is done here."""
+    from ablate.run.provenance import command_line
+    from ablate.run.stopping import Stopped, exit_code_of, stop_requests
+
+    try:
+        with stop_requests():
+            yield
+    except Stopped as stop:
+        say(f"nothing is lost; resume with: {command_line()}")
+        sys.exit(exit_code_of(stop.number))
+
+
 def size_of(made: Plan) -> str:
     """Return how many arms, seeds and trials a plan has, in words."""
     arms = len({each.arm for each in made.replicates})

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from ablate.cli.common import (
     counted,
     existing_store,
     open_store,
+    resumable,
     say,
     size_of,
     stderr,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @click.option("--keep", "choice", flag_value="keep", help="The code has changed: keep what older code trained.")
 @click.option("--fresh", "choice", flag_value="fresh", help="Train again what other code or versions trained.")
 @click.option("--no-mirror", is_flag=True, envvar="ABLATE_NO_MIRROR", help="Keep no Optuna mirror beside the run.")
+@click.option("--queue", is_flag=True, help="Train nothing here: leave it to agents (`ablate agent`).")
 def run(
     selection: Selection,
     location: str | None,
@@ -52,9 +53,13 @@ def run(
     jobs: int | None,
     choice: str | None,
     no_mirror: bool,
+    queue: bool,
 ) -> None:
     """Run what is missing of a study, then print its table. The same command resumes it."""
-    with _resumable():
+    if queue:
+        _queue(selection, location, choice)
+        return
+    with resumable():
         from ablate.api import run_plan
         from ablate.run.runner import Options
         from ablate.run.stopping import Stopped
@@ -166,18 +171,22 @@ def retry(name: str | None, location: str | None, only: str | None) -> None:
         say(f"run them with: {plain_command(stored)}")
 
 
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """End with the signal's own exit code, and say how to go on, where a signal stops what is done here."""
-    from ablate.run.provenance import command_line
-    from ablate.run.stopping import Stopped, exit_code_of, stop_requests
+def _queue(selection: Selection, location: str | None, choice: str | None) -> None:
+    """Record a study for agents to run, and say where it is now."""
+    with resumable():
+        from ablate.api import queue_plan
 
-    try:
-        with stop_requests():
-            yield
-    except Stopped as stop:
-        say(f"nothing is lost; resume with: {command_line()}")
-        sys.exit(exit_code_of(stop.number))
+        made = selection.plan()
+        store, left = queue_plan(
+            made,
+            location=location,
+            arms=selection.arms(made),
+            old_code=lambda count: _old_code(count, choice),
+            fresh=choice == "fresh",
+            say=say,
+        )
+        click.get_current_context().call_on_close(store.close)
+        say(f"{made.study.title}: {size_of(made)}; {left.waiting:,} wait for agents, {left.running:,} run")
 
 
 def _old_code(count: int, choice: str | None) -> OldCode:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from ablate import completion
@@ -34,17 +36,19 @@ def watch(name: str | None, location: str | None) -> None:
 
     The picture is the one that `ablate run` shows.
     """
-    from ablate.analyse.results import stored_study
     from ablate.analyse.standing import standing
+    from ablate.launch.launcher import agents_folder, kept
     from ablate.report.status import summary
     from ablate.run.liveness import is_alive
     from ablate.run.progress import Progress
-    from ablate.run.watch import WATCH_FOOTER, follow_study
-    from ablate.store.facts import trials_of
+    from ablate.run.watch import PATIENCE_S, WATCH_FOOTER, follow_study
+    from ablate.store.facts import stored_study, trials_of
 
     store, stored = open_study(name, location)
     progress = Progress(stored_study(stored), trials_of(store, stored.id), stderr(), footer=WATCH_FOOTER)
-    follow_study(store, stored.id, progress)
+    # agents that were started from here may still wait for their machines
+    patience_s = math.inf if any(kept(agents_folder())) else PATIENCE_S
+    follow_study(store, stored.id, progress, patience_s=patience_s)
     found = standing(store, stored, is_alive=lambda runner: is_alive(runner, store))
     say(f"{stored.title}: {summary(found.counts)}")
     if found.counts.waiting or found.counts.running:

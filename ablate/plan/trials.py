@@ -245,7 +245,9 @@ def _identity(study: Study, settings: Settings) -> _Identity:
 def _identity_of(settings: Settings, task: str, execution: Execution, gpus: float) -> _Identity:
     # in the order of canonical text, "device", "execution", "seed", "settings", "task": the seed is between two parts
     chosen = execution.model_dump(mode="json", exclude_defaults=True)
-    device = canonical({"device": "cuda" if gpus else "cpu", "execution": chosen})
+    kind = "cuda" if gpus else "cpu"
+    # how many take part changes what is computed: each has its share of a batch
+    device = canonical({"device": kind if gpus <= 1 else f"{gpus:g} {kind}", "execution": chosen})
     content = canonical({"settings": settings, "task": task})
     return _Identity(f'{device[:-1]},"seed":', f",{content[1:]}")
 

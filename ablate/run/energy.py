@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -46,6 +47,14 @@ def read_meter(uuid: str) -> Meter | None:
     if failed or not memory.total:
         return None
     return Meter(energy.value, memory.used > memory.total * LITTLE)
+
+
+def total(readings: Sequence[Meter | None]) -> Meter | None:
+    """Return the sum of the readings of several GPUs; None where there are none, or one does not count."""
+    found = [each for each in readings if each is not None]
+    if not found or len(found) < len(readings):
+        return None
+    return Meter(sum(each.millijoule for each in found), any(each.shared for each in found))
 
 
 def energy_facts(before: Meter | None, after: Meter | None) -> dict[str, str]:

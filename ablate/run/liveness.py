@@ -24,6 +24,7 @@ class Owners:
         self._store = store
         self._lease_s = lease_s
         self._renewed: dict[tuple[int, int], tuple[float, float]] = {}  # (trial, claim) → its lease, first seen when
+        self._found: set[tuple[int, int]] | None = None  # what was held when we first looked
 
     def gone(self, held: Sequence[Held]) -> list[Held]:
         """Return those of all running trials whose owners are gone."""
@@ -32,8 +33,16 @@ class Owners:
         for key, (lease_until, _) in known.items():
             if key in self._renewed and self._renewed[key][0] == lease_until:
                 known[key] = self._renewed[key]
+            elif key in self._renewed and self._found is not None:
+                self._found.discard(key)
         self._renewed = known
+        if self._found is None:
+            self._found = set(known)
         return [each for each in held if self._is_gone(each, at - known[each.trial, each.claim][1])]
+
+    def has_shown_life(self, trial: int, claim: int) -> bool:
+        """Tell whether the owner of a running trial has claimed it or renewed its lease since we first looked."""
+        return self._found is not None and (trial, claim) not in self._found
 
     def _is_gone(self, held: Held, unrenewed_s: float) -> bool:
         lock = Path(held.lock_file)

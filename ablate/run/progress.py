@@ -62,7 +62,7 @@ class Progress:
         self._cells.sort(key=lambda cell: not cell.column.startswith(CANDIDATE))  # they come before what they choose
         for each in trials:
             if each.state == "failed":
-                self._failure = f"{self._name(each.trial)}: {printable(each.reason or each.error or '')}"
+                self._failure = f"{self.name(each.trial)}: {printable(each.reason or each.error or '')}"
 
     def _cell(self, trial: StoredTrial) -> Cell:
         column, label = str(trial.seed), f"seed {trial.seed}"
@@ -87,7 +87,7 @@ class Progress:
     def started(self, trial: int, slot: str, *, host: str = "", spent: float = 0.0) -> None:
         """An attempt began ``spent`` seconds ago."""
         began = time.monotonic() - max(0.0, spent)
-        self._running[trial] = Running(trial, self._name(trial), printable(slot), printable(host), began)
+        self._running[trial] = Running(trial, self.name(trial), printable(slot), printable(host), began)
         self._set(trial, "running")
 
     def recorded(self, trial: int, record: Mapping[str, Any]) -> None:
@@ -127,7 +127,7 @@ class Progress:
         self._running.pop(trial, None)
         self._set(trial, state, outcome, seconds)
         if state == "failed":
-            self._failure = f"{self._name(trial)}: {why or outcome}"
+            self._failure = f"{self.name(trial)}: {why or outcome}"
         if quiet:
             return
         text = self._ended_line(trial, state, outcome, metrics, seconds, why)
@@ -189,7 +189,7 @@ class Progress:
                 cell.state, cell.outcome = state, outcome
                 cell.seconds = seconds if seconds is not None else cell.seconds
 
-    def _name(self, trial: int) -> str:
+    def name(self, trial: int) -> str:
         cell = next(cell for cell in self._cells if cell.trial == trial)
         return f"{cell.arm} {cell.label}"
 
@@ -197,7 +197,7 @@ class Progress:
         self, trial: int, state: str, outcome: str, metrics: Mapping[str, float], seconds: float, why: str
     ) -> str:
         states = {cell.trial: cell.state for cell in self._cells}
-        head = f"[{sum(state == 'done' for state in states.values())}/{len(states)}] {self._name(trial)}"
+        head = f"[{sum(state == 'done' for state in states.values())}/{len(states)}] {self.name(trial)}"
         name = self._study.primary
         if outcome == "ok" and name in metrics:
             return f"{head}: {name} {metrics[name]:.4g}, {duration(seconds)}"

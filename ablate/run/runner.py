@@ -21,7 +21,7 @@ from typing import Any
 from ablate.errors import EXIT_ENVIRONMENT, AblateError, EnvironmentFault, Fault, StoreError
 from ablate.failpoints import failpoint
 from ablate.plan.trials import Plan, Replicate
-from ablate.run.energy import Meter, energy_facts, read_meter
+from ablate.run.energy import Meter, energy_facts, read_meter, total
 from ablate.run.liveness import Owners
 from ablate.run.locks import FileLock, boot_id
 from ablate.run.memory import oom_kills, others_on_gpu
@@ -36,7 +36,7 @@ from ablate.run.watch import Follower
 from ablate.run.workers import Exit, Workers
 from ablate.store import claims
 from ablate.store.claims import Claim, Ending, Fenced, Held, KeptScores
-from ablate.store.facts import StoredTrial, grown_plan, record_plan, trials_of
+from ablate.store.facts import StoredTrial, grown_plan, longest_seconds, record_plan, trials_of
 from ablate.store.store import Store
 from ablate.train.folder import (
     FREE_SPACE,
@@ -53,20 +53,39 @@ from ablate.train.folder import (
 POLL_S = 0.05
 FLUSH_S = 0.5
 ELSEWHERE_S = 1.0
+LENGTHS_S = 30.0  # how long what is known of a trial's length may be old
 PARTING_S = 3.0  # for a store that fails to take our last word
 PRUNE_GRACE_S = 1.0
 STACKS_S = 0.5  # for a worker to print its stacks, before it is asked to end
 
 
 @dataclass(frozen=True)
+class Allocation:
+    """The time that a scheduler has given us, from when to when (Unix seconds)."""
+
+    began: float
+    ends: float
+
+    def has_room(self, seconds: float) -> bool:
+        """Tell whether a trial of so many seconds can end in what is left of it.
+
+        One that is longer than the whole could end in no other either: it goes from one to the next by its checkpoints.
+        """
+        return seconds > self.ends - self.began or time.time() + seconds < self.ends
+
+
+@dataclass(frozen=True)
 class Options:
-    """How to run, as the command line gives it."""
+    """How to run, as the command line gives it. ``leaves_others``: what living runners hold is theirs to end."""
 
     jobs: int | None = None
     arms: tuple[str, ...] | None = None
     data_dir: Path | None = None
     grace_s: float = 10.0
     lease_s: float = claims.LEASE_S
+    leaves_others: bool = False
+    max_trials: int | None = None
+    allocation: Allocation | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +190,8 @@ class Runner:
         self._signals: list[int] = []
         self._fault: Fault | None = None
         self._next_flush = self._next_renewal = self._next_recovery = self._next_claim = self._next_look = 0.0
+        self._next_lengths = 0.0
+        self._lengths: dict[str, float] = {}  # of a trial of each arm, in seconds, as far as that is known
         self._facts = machine_facts() | git_facts(study_folder, store.folder / "diffs")
         self._gpu_facts: dict[str, dict[str, str]] = {}
         self._code = code
@@ -223,12 +244,16 @@ class Runner:
         if self._progress.is_live:
             self._others.look()
             self._progress.show()
-        return bool(self._attempts) or self._others_are_at_it() or self._grow()
+        return bool(self._attempts) or (not self._has_enough and (self._others_are_at_it() or self._grow()))
+
+    @property
+    def _has_enough(self) -> bool:
+        return self._options.max_trials is not None and self._made >= self._options.max_trials
 
     def _fill_slots(self) -> None:
         if time.monotonic() < self._next_claim:
             return
-        while (slot := self._slots.acquire()) is not None:
+        while not self._has_enough and (slot := self._slots.acquire()) is not None:
             claim = self._claim(slot)
             if claim is None:
                 self._slots.release(slot)
@@ -246,19 +271,32 @@ class Runner:
             self._store,
             runner_id=self.id,
             study_id=self._study_id,
-            arms=self._options.arms,
+            arms=self._arms_in_time(),
             slot=slot.name,
             code=self._code,
             environment=facts,
             lease_s=self._options.lease_s,
         )
 
+    def _arms_in_time(self) -> Sequence[str] | None:
+        """Return the arms whose trials can end before our allocation does; None where any may be claimed."""
+        allocation = self._options.allocation
+        if allocation is None:
+            return self._options.arms
+        if time.monotonic() >= self._next_lengths:
+            self._lengths = longest_seconds(self._store, self._study_id)
+            self._next_lengths = time.monotonic() + LENGTHS_S
+        unknown = max(self._lengths.values(), default=0.0)
+        arms = self._options.arms or [each.name for each in self._plan.arms]
+        return [each for each in arms if allocation.has_room(self._lengths.get(each, unknown) + self._options.grace_s)]
+
     def _facts_of(self, slot: Slot) -> dict[str, str]:
         """Ask for a GPU's model and driver once; the query takes a second on some hosts."""
-        if not self._plan.study.resources.gpus:
+        if not slot.gpus:
             return {}
         if slot.name not in self._gpu_facts:
-            self._gpu_facts[slot.name] = gpu_facts(slot.name)
+            several = {"gpus": str(len(slot.gpus))} if len(slot.gpus) > 1 else {}
+            self._gpu_facts[slot.name] = gpu_facts(slot.gpus[0]) | several
         return self._gpu_facts[slot.name]
 
     def _start(self, claim: Claim, slot: Slot) -> None:
@@ -290,6 +328,11 @@ class Runner:
         if not self._progress.knows(claim.trial):  # another runner has recorded what the results call for
             self._progress.extend(self._mine(trials_of(self._store, self._study_id)))
         self._progress.started(claim.trial, slot.name)
+        if claim.earlier and not any(Path(each).exists() for each in work.earlier):
+            self._progress.say(
+                f"{self._progress.name(claim.trial)}: earlier attempts left their checkpoints on another machine, "
+                f"and {self._store.folder} is not shared with it: it starts afresh"
+            )
 
     def _listen(self) -> None:
         """Read what the workers recorded, and put it into the store about twice a second."""
@@ -446,12 +489,12 @@ class Runner:
         )
 
     def _others_on(self, slot: Slot) -> str:
-        """Ask what other programs than ablate hold of a slot's GPU: no two of our workers share one."""
-        return others_on_gpu(slot.name) if self._plan.study.resources.gpus else ""
+        """Ask what other programs than ablate hold of a slot's GPUs: no two of our workers share one."""
+        return next((found for gpu in slot.gpus if (found := others_on_gpu(gpu))), "")
 
     def _meter(self, slot: Slot) -> Meter | None:
-        """Return what a slot's GPU has used so far, where it counts."""
-        return read_meter(slot.name) if self._plan.study.resources.gpus else None
+        """Return what a slot's GPUs have used so far, where all of them count."""
+        return total([read_meter(gpu) for gpu in slot.gpus])
 
     def _was_for_memory(self, attempt: _Attempt) -> bool:
         """Tell whether the kernel's count of kills for want of memory accounts for this death. Each counts once."""
@@ -528,10 +571,15 @@ class Runner:
         self._recover()
         mine = self._mine(trials_of(self._store, self._study_id))
         self._progress.refresh_states({each.trial: (each.state, each.outcome) for each in mine})
-        waiting = any(each.state == "waiting" for each in mine)
+        in_time = self._arms_in_time()
+        waiting = any(each.state == "waiting" and (in_time is None or each.arm in in_time) for each in mine)
         if waiting:
             self._next_claim = 0.0
-        return waiting or any(each.state == "running" for each in mine)
+        return waiting or any(each.state == "running" and not self._is_left_to_others(each) for each in mine)
+
+    def _is_left_to_others(self, running: StoredTrial) -> bool:
+        """Tell whether we may go while a trial runs elsewhere: nobody might be left to take it from a dead runner."""
+        return self._options.leaves_others and self._owners.has_shown_life(running.trial, running.attempts)
 
     def _mine(self, trials: Sequence[StoredTrial]) -> list[StoredTrial]:
         return [each for each in trials if self._options.arms is None or each.arm in self._options.arms]

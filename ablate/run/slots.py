@@ -1,4 +1,4 @@
-"""Slots: the places where attempts run, one per GPU or per group of CPU cores, shared fairly with other runs."""
+"""Slots: the places where attempts run, each of some GPUs or some CPU cores, shared fairly with other runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,10 +26,14 @@ class Gpu:
 
 @dataclass
 class Slot:
-    """A place that is ours until released. ``occupied`` are lock files that the worker itself holds while it lives."""
+    """A place that is ours until released, with the UUIDs of its GPUs.
+
+    ``occupied`` are lock files that the worker itself holds while it lives.
+    """
 
     name: str
     environment: dict[str, str]
+    gpus: tuple[str, ...] = ()
     occupied: tuple[str, ...] = ()
     locks: list[FileLock] = field(default_factory=list, repr=False)
 
@@ -54,13 +58,13 @@ class SlotPool:
         self._yield_until = 0.0
         self._hunger_file = self._folder / f"hungry-{'gpu' if resources.gpus else 'cpu'}.lock"
         if resources.gpus:
-            self._units = [(gpu.uuid, {"CUDA_VISIBLE_DEVICES": gpu.uuid}) for gpu in usable_gpus()]
-            self.size = min(len(self._units), jobs or len(self._units))
-            self._group = 1
+            self._units = [gpu.uuid for gpu in usable_gpus(resources.gpus)]
+            self._group = resources.gpus
+            self.size = min(len(self._units) // self._group, jobs or len(self._units))
         else:
-            self._units = [(f"cpu{core}", {"CUDA_VISIBLE_DEVICES": ""}) for core in usable_cores()]
+            self._units = [f"cpu{core}" for core in usable_cores()]
             self._group = min(resources.cpus or threads, len(self._units))
-            self.size = jobs or max(1, len(self._units) // self._group)
+            self.size = jobs or max(1, allotted_cores() // self._group)
         self._on_gpu = bool(resources.gpus)
 
     def acquire(self) -> Slot | None:
@@ -98,17 +102,17 @@ class SlotPool:
         return alone is None
 
     def _take(self) -> Slot | None:
-        taken: list[tuple[str, dict[str, str], FileLock]] = []
-        for unit, environment in self._units:
+        taken: dict[str, FileLock] = {}
+        for unit in self._units:
             lock = None if unit in self._names() else FileLock.try_take(self._folder / f"{unit}.lock")
             if lock is not None:
-                taken.append((unit, environment, lock))
+                taken[unit] = lock
             if len(taken) == self._group:
                 return self._slot(taken)
-        for _, _, lock in taken:
+        for lock in taken.values():
             lock.release()
         if not self._on_gpu and self._all_ours():
-            return self._slot([])  # `--jobs` asked for more slots than there are cores
+            return self._slot({})  # `--jobs` asked for more slots than there are cores
         return None
 
     def _names(self) -> set[str]:
@@ -119,15 +123,34 @@ class SlotPool:
         held = sum(not name.startswith("extra") for name in self._used)
         return held >= max(1, len(self._units) // self._group)
 
-    def _slot(self, taken: Iterable[tuple[str, dict[str, str], FileLock]]) -> Slot:
-        taken = list(taken)
-        name = "+".join(unit for unit, _, _ in taken) or f"extra{len(self._used)}"
-        environment = dict(taken[0][1]) if taken else {"CUDA_VISIBLE_DEVICES": ""}
+    def _slot(self, taken: Mapping[str, FileLock]) -> Slot:
+        name = "+".join(taken) or f"extra{len(self._used)}"
+        gpus = tuple(taken) if self._on_gpu else ()
+        environment = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
             environment[variable] = str(self._threads)
-        occupied = (str(self._folder / f"{name}.worker"),) if self._on_gpu else ()
+        occupied = tuple(str(self._folder / f"{gpu}.worker") for gpu in gpus)
         self._used.add(name)
-        return Slot(name, environment, occupied, [lock for _, _, lock in taken])
+        return Slot(name, environment, gpus, occupied, list(taken.values()))
+
+
+def shortage(resources: Resources, *, threads: int) -> str:
+    """Return why no trial that asks for so much can run here; empty where one can."""
+    if resources.gpus:
+        try:
+            usable_gpus(resources.gpus)
+        except EnvironmentFault as fault:
+            return fault.faults[0].message
+        return ""
+    wanted, there = resources.cpus or threads, allotted_cores()
+    return f"a trial asks for {wanted} CPU cores, and there are {there}" if wanted > there else ""
+
+
+def allotted_cores() -> int:
+    """Return how many of the usable cores are ours: a scheduler may have given us fewer, and not said which."""
+    share = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    usable = len(usable_cores())
+    return min(usable, int(share)) if share.isdecimal() and int(share) else usable
 
 
 def usable_cores() -> list[int]:
@@ -140,17 +163,20 @@ def usable_cores() -> list[int]:
     return cores
 
 
-def usable_gpus() -> list[Gpu]:
-    """Return the GPUs that an inherited CUDA_VISIBLE_DEVICES leaves. Raises EnvironmentFault where there are none."""
+def usable_gpus(wanted: int = 1) -> list[Gpu]:
+    """Return the GPUs that an inherited CUDA_VISIBLE_DEVICES leaves. Raises EnvironmentFault where they are too few."""
     gpus = listed_gpus()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        wanted = [entry.strip() for entry in visible.split(",") if entry.strip()]
-        gpus = [gpu for entry in wanted for gpu in gpus if entry == gpu.index or gpu.uuid.startswith(entry)]
+        named = [entry.strip() for entry in visible.split(",") if entry.strip()]
+        gpus = [gpu for entry in named for gpu in gpus if entry == gpu.index or gpu.uuid.startswith(entry)]
     if not gpus:
         why = "CUDA_VISIBLE_DEVICES leaves none" if visible is not None else "nvidia-smi finds none"
         hint = "run a profile for the CPU (--profile …), or add --set resources.gpus=0"
         raise EnvironmentFault(f"the study asks for a GPU and {why}", hint=hint)
+    if len(gpus) < wanted:
+        hint = f"run it where there are {wanted}, or add --set resources.gpus={len(gpus)}"
+        raise EnvironmentFault(f"a trial asks for {wanted} GPUs, and there are {len(gpus)}", hint=hint)
     return gpus
 
 

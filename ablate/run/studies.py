@@ -1,4 +1,7 @@
-"""``run_study``: from a plan to settled trials. Nothing is written before the request is known to be sound."""
+"""``run_study``: from a plan to settled trials. ``queue_study``: to trials that wait for agents.
+
+Nothing is written before the request is known to be sound.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +17,12 @@ from ablate.errors import AblateError
 from ablate.failpoints import failpoint
 from ablate.plan.trials import Plan
 from ablate.run.progress import Progress
-from ablate.run.provenance import code_sha256, machine_facts
+from ablate.run.provenance import code_sha256, importer_facts, machine_facts
 from ablate.run.runner import Options, Runner, Summary, check_task
 from ablate.run.slots import SlotPool
 from ablate.run.workers import Workers
-from ablate.store.claims import retrain
-from ablate.store.facts import Origin, StoredTrial, grown_plan, origins_of, record_plan, states_of
+from ablate.store.claims import register_runner, retrain
+from ablate.store.facts import Left, Origin, StoredTrial, grown_plan, left_of, origins_of, record_plan, states_of
 from ablate.store.store import Store
 
 OldCode = Literal["ask", "keep", "fresh"]
@@ -56,37 +60,78 @@ def run_study(
     Raises AblateError for a task that can't be imported, EnvironmentFault where no slot or data is to be had.
     """
     SlotPool(plan.study.resources, threads=plan.study.execution.threads)  # no GPU: said before anything is written
-    plan = grown_plan(existing, plan.study).restricted(options.arms)
+    missing = _missing(grown_plan(existing, plan.study).restricted(options.arms), existing, old_code, fresh=fresh)
+    with worker_server() as workers:
+        store, study_id = _recorded(missing, existing, make_store, workers)
+        beside(store)
+        runner = Runner(
+            store,
+            missing.plan,
+            study_id,
+            workers=workers,
+            study_folder=plan.study.folder,
+            options=options,
+            code=missing.code,
+            progress=progress,
+        )
+        return runner.run(), store
+
+
+def queue_study(
+    plan: Plan,
+    *,
+    existing: Store | None,
+    make_store: Callable[[], Store],
+    arms: Sequence[str] | None,
+    old_code: Callable[[int], OldCode],
+    fresh: bool = False,
+) -> tuple[Store, Left]:
+    """Record what is missing of a plan for agents to run, and return the store and what is left to do there.
+
+    The machine need not be one that could run it. Arguments and errors are otherwise those of ``run_study``.
+    """
+    missing = _missing(grown_plan(existing, plan.study).restricted(arms), existing, old_code, fresh=fresh)
+    with worker_server() as workers:
+        store, study_id = _recorded(missing, existing, make_store, workers)
+    facts = importer_facts()  # of a runner that has ended: the study is the one last run
+    register_runner(store, runner_id=facts.pop("id"), study_id=study_id, facts=facts, ended=True)
+    return store, left_of(store, study_id)
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """What is to be done for a plan: whether anything is, and the finished trials to train again."""
+
+    plan: Plan
+    code: str
+    anything: bool
+    again: tuple[str, ...]
+
+
+def _missing(plan: Plan, existing: Store | None, old_code: Callable[[int], OldCode], *, fresh: bool) -> _Missing:
     prints = list(plan.trials())
     states = states_of(existing, prints) if existing else {}
-    study_folder = plan.study.folder
-    code = code_sha256(plan.study.task, study_folder)
+    code = code_sha256(plan.study.task, plan.study.folder)
     origins = origins_of(existing, prints) if existing else {}
     stale = [name for name, known in origins.items() if known.code_sha256 != code]
     if not fresh:
         fresh = bool(stale) and _chosen(old_code(len(stale)), len(stale), plan) == "fresh"
-    if fresh:
-        stale = [name for name, known in origins.items() if known.code_sha256 != code or _is_of_other_versions(known)]
-    with worker_server() as workers:
-        if (fresh and stale) or any(states.get(name) not in ("done", "failed") for name in prints):
-            workers.start()
-            check_task(plan, workers, study_folder)
-        store = existing or make_store()
-        study_id = record_plan(store, plan)
-        if fresh:
-            retrain(store, stale)
-        beside(store)
-        runner = Runner(
-            store,
-            plan,
-            study_id,
-            workers=workers,
-            study_folder=study_folder,
-            options=options,
-            code=code,
-            progress=progress,
-        )
-        return runner.run(), store
+    again = [name for name, known in origins.items() if known.code_sha256 != code or _is_of_other_versions(known)]
+    unsettled = any(states.get(name) not in ("done", "failed") for name in prints)
+    return _Missing(plan, code, unsettled or (fresh and bool(again)), tuple(again) if fresh else ())
+
+
+def _recorded(
+    missing: _Missing, existing: Store | None, make_store: Callable[[], Store], workers: Workers
+) -> tuple[Store, int]:
+    """Return the store with the plan in it, and its study's id, once the task is known to be there."""
+    if missing.anything:
+        workers.start()
+        check_task(missing.plan, workers, missing.plan.study.folder)
+    store = existing or make_store()
+    study_id = record_plan(store, missing.plan)
+    retrain(store, missing.again)
+    return store, study_id
 
 
 # versions that may change what a trial computes; drift of any other fact is marked and trains nothing again

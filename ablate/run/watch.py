@@ -108,8 +108,8 @@ class Follower:
                 self._progress.logged(each.attempt.trial, line)
 
 
-def follow_study(store: Store, study_id: int, progress: Progress) -> None:
-    """Show a study version until all its trials are settled, or nobody is at work on it any more."""
+def follow_study(store: Store, study_id: int, progress: Progress, *, patience_s: float = PATIENCE_S) -> None:
+    """Show a study version until all its trials are settled, or nobody has been at work on it for so long."""
     follower = Follower(store, study_id, progress)
     busy = time.monotonic()
     with progress:
@@ -122,6 +122,6 @@ def follow_study(store: Store, study_id: int, progress: Progress) -> None:
             progress.show()
             # whoever is at work on a settled study is about to end, or to ask for what its results call for
             settled = not alive and all(trial.state in ("done", "failed") for trial in moment.trials)
-            if settled or time.monotonic() - busy > PATIENCE_S:
+            if settled or time.monotonic() - busy > patience_s:
                 return
             time.sleep(POLL_S)

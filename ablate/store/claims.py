@@ -88,12 +88,16 @@ class Held:
     idle_deaths: int
 
 
-def register_runner(store: Store, *, runner_id: str, study_id: int | None, facts: Mapping[str, str]) -> None:
-    """Write a runner's row. ``facts``: host, boot_id, lock_file, command."""
+def register_runner(
+    store: Store, *, runner_id: str, study_id: int | None, facts: Mapping[str, str], ended: bool = False
+) -> None:
+    """Write a runner's row; ``ended``: of one that leaves the running to others. ``facts``: host, boot_id, lock_file,
+    command."""
 
     def work(connection: Connection) -> None:
         at = now(connection)
-        row = {"id": runner_id, "study": study_id, "started": at, "heartbeat": at}
+        row: dict[str, Any] = {"id": runner_id, "study": study_id, "started": at, "heartbeat": at}
+        row |= {"ended": at} if ended else {}
         row |= {name: storable(fact) for name, fact in facts.items()}
         # it may be there: written by a commit whose reply was lost
         connection.execute(insert_into(connection, runner).values(row).on_conflict_do_nothing(index_elements=["id"]))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Connection, Row, Select, case, exists, func, insert, select, update
 
 from ablate.errors import StoreError
@@ -19,7 +20,8 @@ from ablate.plan.trials import Plan, Replicate, make_plan
 from ablate.store.dialects import alone, now
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, measurement, plan, replicate, runner, study, trial
-from ablate.study.schema import Role, Study
+from ablate.study.document import Document
+from ablate.study.schema import Role, Study, from_document
 from ablate.study.settings import canonical
 from ablate.study.words import did_you_mean
 
@@ -159,6 +161,23 @@ def find_study(store: Store, title: str | None = None) -> StoredStudy:
         )
 
     return store.read(work)
+
+
+def stored_study(stored: StoredStudy, *, file: Path | None = None) -> Study:
+    """Return a study version as it was recorded, with its code beside ``file``, or where its study file was.
+
+    Raises StoreError where this version of ablate can't read it.
+    """
+    spec = dict(stored.spec)
+    primary = stored.plan["primary"]
+    spec["metrics"] = {primary: spec["metrics"][primary], **spec["metrics"]}  # JSON in the store may be sorted
+    place = Path(file or stored.file or stored.name)
+    try:
+        return from_document(spec, Document(str(place), spec, {}, folder=place.parent), stored.profile)
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        message = f"the study `{stored.title}` was recorded by another version of ablate: `{field}` is unknown here"
+        raise StoreError(message, hint="report it with the version that ran it") from None
 
 
 def versions_of(store: Store, name: str, profile: str) -> list[StoredVersion]:
@@ -342,6 +361,54 @@ def known_seconds(store: Store, fingerprints: Sequence[str]) -> dict[str, float]
         return found
 
     return store.read(work)
+
+
+def longest_seconds(store: Store, study_id: int) -> dict[str, float]:
+    """Return the wall seconds of the longest attempt of each arm of a study version that ran from start to end."""
+    query = (
+        select(arm.c.name, func.max(attempt.c.seconds))
+        .join_from(replicate, arm, arm.c.id == replicate.c.arm)
+        .join(attempt, attempt.c.trial == replicate.c.trial)
+        .where(arm.c.study == study_id, attempt.c.outcome == "ok")
+        .where(attempt.c.resumed_from.is_(None), attempt.c.seconds.is_not(None))
+        .group_by(arm.c.name)
+    )
+    return dict(store.read(lambda connection: [(name, float(most)) for name, most in connection.execute(query)]))
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left of a study version: trials that wait, that run, and that run under a lease which is over."""
+
+    waiting: int
+    running: int
+    lapsed: int
+
+
+def left_of(store: Store, study_id: int) -> Left:
+    """Return what is left of a study version; a trial counts once for each place it has."""
+
+    def work(connection: Connection) -> Left:
+        query = (
+            select(
+                func.count().filter(trial.c.state == "waiting"),
+                func.count().filter(trial.c.state == "running"),
+                func.count().filter(trial.c.lease_until < now(connection)),
+            )
+            .join_from(replicate, arm, arm.c.id == replicate.c.arm)
+            .join(trial, trial.c.id == replicate.c.trial)
+            .where(arm.c.study == study_id)
+        )
+        return Left(*connection.execute(query).one())
+
+    return store.read(work)
+
+
+def titles_of(store: Store) -> list[str]:
+    """Return the titles of all studies in a store, those first that were recorded first."""
+    query = select(study.c.name, study.c.profile).group_by(study.c.name, study.c.profile).order_by(func.min(study.c.id))
+    rows = store.read(lambda connection: connection.execute(query).all())
+    return [f"{row.name}@{row.profile}" if row.profile else row.name for row in rows]
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,19 @@ def moment_of(store: Store, study_id: int, *, after: int, among: Collection[int]
     return store.read(work)
 
 
+def runners_at_work(store: Store) -> list[tuple[StoredRunner, int]]:
+    """Return the runners of all studies that have not ended, and how many trials each holds. Some may be dead."""
+    held = select(func.count()).where(trial.c.owner == runner.c.id, trial.c.state == "running").scalar_subquery()
+    names = ("id", "host", "boot_id", "lock_file", "command", "started", "heartbeat", "ended")
+
+    def work(connection: Connection) -> list[tuple[StoredRunner, int]]:
+        query = select(*(runner.c[name] for name in names), now(connection).label("now"), held)
+        rows = connection.execute(query.where(runner.c.ended.is_(None)).order_by(runner.c.started))
+        return [(StoredRunner(*row[:-1]), row[-1]) for row in rows]
+
+    return store.read(work)
+
+
 def tally_of(store: Store, study_id: int, metric: str) -> Tally:
     """Return how the trials of a study version stand; ``metric`` is the one that tells who diverged or failed."""
 

@@ -142,8 +142,6 @@ def _flaw(detail: ErrorDetails, value: dict[str, Any]) -> Flaw:
 
 def _not_built(place: Place, found: Any, error: str) -> str | None:
     """Return the word at or in this place that is known to the format and not to this version."""
-    if place == ("resources", "gpus") and error == "less_than_equal":
-        return f"gpus: {found}"
     if error == "missing":
         return None
     top_level = len(place) == 1 and place[0] not in ("seeds", "task")

@@ -245,7 +245,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=floa
 class Resources(_Model):
     """What one trial needs while it runs."""
 
-    gpus: int = Field(0, ge=0, le=1, description="GPUs of one trial")
+    gpus: int = Field(0, ge=0, le=64, description="GPUs of one trial, all on one machine")
     cpus: int | None = Field(None, ge=1, description="CPU cores of a slot; default: execution.threads")
     timeout: Seconds | None = Field(None, description="an attempt that runs longer is ended")
     stall_timeout: Seconds | None = Field(None, description="an attempt that records nothing for so long is ended")

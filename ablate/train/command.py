@@ -38,6 +38,7 @@ from ablate.study.task import PYTHON, no_program, program_file
 from ablate.study.words import listed, nearest
 from ablate.train.context import Context, Interrupted
 from ablate.train.folder import AttemptFolder, Work, make_folder, newest, write_json, write_whole
+from ablate.train.guard import guarded
 from ablate.train.sources import LARGEST_LINE, Reading, Source, source_of
 
 POLL_S = 0.5
@@ -81,16 +82,18 @@ def _run(
         argv[0] = str(Path(work.study_folder, argv[0]))
     print(f"ablate: {shlex.join(argv)}", flush=True)
     source = source_of(task.metrics_from, work.metrics, partial(_path, work, folder))
-    process = subprocess.Popen(
-        argv,
-        cwd=work.study_folder,
-        env={**os.environ, **_told(work, folder, resume), **filled_environment(task, filled)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=partial(_before_command, die_with, os.getpid()),  # sound: this process has one thread
-    )
-    last = _followed(process, source, context)
+    told = _told(work, folder, resume)
+    with guarded(f"ABLATE_FOLDER={told['ABLATE_FOLDER']}"):
+        process = subprocess.Popen(
+            argv,
+            cwd=work.study_folder,
+            env={**os.environ, **told, **filled_environment(task, filled)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=partial(_before_command, die_with, os.getpid()),  # sound: this process has one thread
+        )
+        last = _followed(process, source, context)
     if context.stop_requested:
         raise Interrupted
     _check(process.returncode)

@@ -1,0 +1,109 @@
+"""Kubernetes: agents as the pods of an indexed Job, printed as a manifest for `kubectl apply`."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ablate.errors import EXIT_REQUEST, AblateError
+from ablate.launch.launcher import Wanted
+
+# an index whose pod is evicted, or whose node dies, is given another pod; wrong words would only fail again
+MANIFEST = """\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: {name}
+spec:
+  completionMode: Indexed
+  completions: {count}
+  parallelism: {count}
+  backoffLimit: {backoff}
+  podFailurePolicy:
+    rules:
+      - action: Ignore
+        onPodConditions:
+          - type: DisruptionTarget
+            status: "True"
+      - action: FailJob
+        onExitCodes:
+          containerName: agent
+          operator: In
+          values: [{refused}]
+  template:
+    metadata:
+      labels:
+        app.kubernetes.io/name: ablate
+    spec:
+      restartPolicy: Never
+      terminationGracePeriodSeconds: 120  # for a checkpoint, when a pod must go
+      containers:
+        - name: agent
+          image: {image}
+          workingDir: {folder}
+          command: {command}
+          env:
+            - name: ABLATE_STORE
+              value: {store}
+            - name: PGPASSWORD
+              valueFrom:
+                secretKeyRef:
+                  name: {secret}
+                  key: password
+          resources:
+            requests:
+              cpu: {cpus}
+            limits:
+              cpu: {cpus}
+{gpus}          volumeMounts:
+            - name: shared-memory
+              mountPath: /dev/shm
+{mount}      volumes:
+        - name: shared-memory  # workers of data loaders hand over their batches there
+          emptyDir:
+            medium: Memory
+{volume}"""
+GPUS = """\
+              nvidia.com/gpu: {gpus}
+"""
+MOUNT = """\
+            - name: runs  # shared by all pods: what one has trained, another goes on with
+              mountPath: {runs}
+"""
+VOLUME = """\
+        - name: runs
+          persistentVolumeClaim:
+            claimName: {claim}
+"""
+_NAME = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+
+
+def manifest(wanted: Wanted, *, image: str, name: str, secret: str, claim: str | None) -> str:
+    """Return the manifest of a Job. ``claim``: the volume for `runs/`; without one, what a dead pod trained is lost.
+
+    Raises AblateError where a name is none of Kubernetes'.
+    """
+    for option, value in {"--name": name, "--secret": secret, "--volume": claim or name}.items():
+        if not re.fullmatch(_NAME, value):
+            hint = "lower-case letters, digits and `-`, at most 63"
+            raise AblateError(f"{value!r:.80} is no name of Kubernetes", where=option, hint=hint)
+    return MANIFEST.format(
+        name=name,
+        count=wanted.count,
+        backoff=6 * wanted.count,
+        refused=EXIT_REQUEST,
+        image=_quoted(image),
+        folder=_quoted(str(wanted.folder)),
+        command=json.dumps(["ablate", "agent", *wanted.words], ensure_ascii=False),
+        store=_quoted(wanted.store),
+        secret=secret,
+        cpus=wanted.cpus,
+        gpus=GPUS.format(gpus=wanted.gpus) if wanted.gpus else "",
+        mount=MOUNT.format(runs=_quoted(str(wanted.folder / "runs"))) if claim else "",
+        volume=VOLUME.format(claim=claim) if claim else "",
+    )
+
+
+def _quoted(text: str) -> str:
+    """Return a text as YAML reads it back, whatever is in it: JSON is YAML."""
+    return json.dumps(text, ensure_ascii=False)

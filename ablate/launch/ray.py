@@ -1,0 +1,165 @@
+"""Ray: agents as detached actors, which outlive the program that started them and are started again where a node dies.
+
+Ray places them and counts GPUs. All else is ours: each agent is a process of its own, whose environment says which GPUs
+it has and no more of Ray, for Ray would set its threads and reuse its process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ablate.errors import EnvironmentFault
+from ablate.launch.launcher import Wanted
+
+PR_SET_PDEATHSIG = 1
+NAMESPACE = "ablate"
+ANSWER_S = 10.0  # for actors that are placed; those that wait for a place can't answer
+GRACE_S = 60.0  # for checkpoints, when agents are cancelled
+# with the first alone, Ray still tells its makers that it is off
+SILENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/"}
+NOT_OURS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")  # what Ray may set
+FROM_HERE = ("PGPASSFILE", "PYTHONPATH", "ABLATE_DATA")
+
+
+class Agent:
+    """The actor: it keeps one `ablate agent` running. Where its node dies, Ray makes it anew on another."""
+
+    def __init__(self, words: list[str], environment: dict[str, str], folder: str) -> None:
+        import ray
+
+        self._words, self._environment, self._folder = words, environment, folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+        self._starting = threading.Lock()
+        ray.get_runtime_context().current_actor.run.remote()  # by itself: it outlives whoever has made it
+
+    def run(self) -> None:
+        import ray
+
+        gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+        around = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment = {name: value for name, value in around.items() if name not in NOT_OURS} | self._environment
+        environment |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        with self._starting:
+            if not self._stopped:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "ablate", "agent", *self._words],
+                    env=environment,
+                    cwd=self._folder,
+                    stdin=subprocess.DEVNULL,
+                    preexec_fn=_end_with_actor,
+                )
+        if self._process is not None:
+            self._process.wait()
+        ray.actor.exit_actor()  # on purpose: it is not made anew
+
+    def answer(self) -> None:
+        """Show that it is placed."""
+
+    def stop(self) -> None:
+        """Ask the agent to write checkpoints and release what it holds."""
+        with self._starting:
+            self._stopped = True
+            if self._process is not None:
+                self._process.terminate()
+
+
+def _end_with_actor() -> None:
+    """Ask the agent to stop when its actor is killed: it may still release what it holds."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Starts agents on the Ray cluster at ``address``; ``auto`` is the one that this machine belongs to."""
+
+    address: str = "auto"
+
+    def submit(self, wanted: Wanted) -> str:
+        handle = uuid.uuid4().hex[:8]
+        environment = {name: os.environ[name] for name in FROM_HERE if name in os.environ} | wanted.environment
+        with _connected(self.address) as ray:
+            made = ray.remote(Agent)
+            for number in range(1, wanted.count + 1):
+                actor = made.options(
+                    name=f"{handle}-{number}",
+                    lifetime="detached",
+                    num_cpus=wanted.cpus,
+                    num_gpus=wanted.gpus,
+                    max_restarts=-1,
+                    max_concurrency=3,  # it is to hear `stop` while it runs
+                    scheduling_strategy="SPREAD",
+                )
+                actor.remote([*wanted.words, "--jobs", "1"], environment, str(wanted.folder))
+        return handle
+
+    def status(self, handle: str) -> Mapping[str, int]:
+        with _connected(self.address) as ray:
+            placed, waiting = _placed(ray, handle)
+        counts = {"running": len(placed), "pending": len(waiting)}
+        return {state: count for state, count in counts.items() if count}
+
+    def cancel(self, handle: str) -> None:
+        with _connected(self.address) as ray:
+            placed, waiting = _placed(ray, handle)
+            for actor in waiting:  # first: they would take the places of the others
+                ray.kill(actor, no_restart=True)
+            for actor in placed:
+                actor.stop.remote()
+            deadline = time.monotonic() + GRACE_S
+            while (left := _actors(ray, handle)) and time.monotonic() < deadline:
+                time.sleep(0.5)
+            for actor in left:
+                ray.kill(actor, no_restart=True)
+
+
+def _actors(ray: Any, handle: str) -> list[Any]:
+    """Return the actors of a start that there still are."""
+    found = []
+    for name in ray.util.list_named_actors():
+        if name.startswith(f"{handle}-"):
+            with contextlib.suppress(ValueError):  # it has ended meanwhile
+                found.append(ray.get_actor(name))
+    return found
+
+
+def _placed(ray: Any, handle: str) -> tuple[list[Any], list[Any]]:
+    """Return the actors of a start that have a place, and those that wait for one."""
+    asked = {actor.answer.remote(): actor for actor in _actors(ray, handle)}
+    found, waiting = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    return [asked[each] for each in found], [asked[each] for each in waiting]
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """Give the `ray` module, connected to a cluster that is there. Raises EnvironmentFault; never starts a cluster."""
+    os.environ.update(SILENT)  # read when it is imported
+    try:
+        import ray
+    except ModuleNotFoundError:
+        hint = "pip install 'ablation-study[ray]', in the version of the cluster's"
+        raise EnvironmentFault("Ray is not installed here", hint=hint) from None
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        why = " ".join(str(error).split())[:300]
+        hint = (
+            "is it up? One that wants a token finds it in RAY_AUTH_TOKEN or ~/.ray/auth_token, with RAY_AUTH_MODE=token"
+        )
+        raise EnvironmentFault(f"no Ray cluster lets us in: {why}", where=f"--address {address}", hint=hint) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

@@ -1,0 +1,1 @@
+"""Real engines: Slurm with two nodes, Ray with three, a schema of Kubernetes. Each test starts and ends its own."""
