@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 import time
@@ -81,7 +82,7 @@ class SlotPool:
     def release(self, slot: Slot) -> None:
         self._used.discard(slot.name)
         slot.release()
-        if self._others_are_hungry():
+        if self.others_are_hungry():
             self._yield_until = time.monotonic() + YIELD_S
 
     @property
@@ -95,7 +96,8 @@ class SlotPool:
             self._hunger.release()
             self._hunger = None
 
-    def _others_are_hungry(self) -> bool:
+    def others_are_hungry(self) -> bool:
+        """Tell whether another run holds no slot and waits for one."""
         alone = FileLock.try_take(self._hunger_file)
         if alone is not None:
             alone.release()
@@ -124,7 +126,8 @@ class SlotPool:
         return held >= max(1, len(self._units) // self._group)
 
     def _slot(self, taken: Mapping[str, FileLock]) -> Slot:
-        name = "+".join(taken) or f"extra{len(self._used)}"
+        extras = (f"extra{number}" for number in itertools.count(len(self._units)))
+        name = "+".join(taken) or next(name for name in extras if name not in self._used)
         gpus = tuple(taken) if self._on_gpu else ()
         environment = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):

@@ -17,7 +17,7 @@ from ablate.errors import AblateError
 from ablate.failpoints import failpoint
 from ablate.plan.trials import Plan
 from ablate.run.progress import Progress
-from ablate.run.provenance import code_sha256, importer_facts, machine_facts
+from ablate.run.provenance import code_sha256, importer_facts, machine_facts, preloaded
 from ablate.run.runner import Options, Runner, Summary, check_task
 from ablate.run.slots import SlotPool
 from ablate.run.workers import Workers
@@ -126,7 +126,7 @@ def _recorded(
 ) -> tuple[Store, int]:
     """Return the store with the plan in it, and its study's id, once the task is known to be there."""
     if missing.anything:
-        workers.start()
+        workers.start(preloaded(missing.plan.study.task, missing.plan.study.folder))
         check_task(missing.plan, workers, missing.plan.study.folder)
     store = existing or make_store()
     study_id = record_plan(store, missing.plan)
