@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from ablate.plan.arms import Arm, Contrast
 from ablate.plan.designs import BOTH, TOTAL
 from ablate.plan.replication import adjusted
 from ablate.plan.trials import Plan
-from ablate.stats.intervals import is_usable, summarise
+from ablate.stats.intervals import is_usable
 from ablate.stats.replication import anytime_p
 from ablate.store.facts import StoredStudy, StoredVersion, versions_of
 from ablate.store.replays import Replay, replays_of
@@ -174,7 +175,7 @@ def _energy(trials: Sequence[TrialResult]) -> float | None:
 def _mean(trials: Sequence[TrialResult], fact: str) -> float | None:
     values = [trial.values[fact] for trial in trials if trial.status == "finished" and fact in trial.values]
     usable = [value for value in values if is_usable(value)]
-    return summarise(usable).mean if usable else None
+    return fmean(usable) if usable else None
 
 
 def _right_or_wrong(scores: ArmScores) -> tuple[int, float]:
@@ -229,13 +230,9 @@ def _kinds(trials: Iterable[TrialResult]) -> list[tuple[TrialResult, int]]:
     Trials that ran on the same share one mapping (see ``results``), so that its identity tells.
     """
     distinct = {trial.fingerprint: trial for trial in trials if trial.status in ("finished", "diverged")}
-    first: dict[tuple[str | None, int], TrialResult] = {}
-    kinds: Counter[tuple[str | None, int]] = Counter()
-    for trial in distinct.values():
-        kind = (trial.code_sha256, id(trial.environment))
-        first.setdefault(kind, trial)
-        kinds[kind] += 1
-    return [(first[kind], number) for kind, number in kinds.items()]
+    kinds = [(trial.code_sha256, id(trial.environment)) for trial in distinct.values()]
+    first = dict(zip(reversed(kinds), reversed(distinct.values()), strict=True))
+    return [(first[kind], number) for kind, number in Counter(kinds).items()]
 
 
 def _usual(fact: str, kinds: Iterable[tuple[TrialResult, int]]) -> str | None:
