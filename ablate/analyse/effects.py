@@ -109,7 +109,7 @@ def effect(study: Study, contrast: Contrast, metric: str, sample: Sample) -> Eff
     numbers, common = contrast_cells(contrast, values, sample.seeds, paired=paired)
     products = [[weight * values[arm][seed] for seed in common] for arm, weight in contrast.weights]
     differences = dict(zip(common, map(sum, zip(*products, strict=True)), strict=True))
-    withheld = tuple(arm for arm, each in cells.items() if set(each.undefined) & set(sample.seeds))
+    withheld = tuple(arm for arm, each in cells.items() if any(seed in sample.seeds for seed in each.undefined))
     dropped = _dropped(contrast, sample, common)
     nothing = Effect(metric, len(common), None, None, None, None, differences, dropped, withheld)
     if withheld or any(not each for _, each in numbers):
@@ -131,9 +131,11 @@ def effect(study: Study, contrast: Contrast, metric: str, sample: Sample) -> Eff
 
 
 def _dropped(contrast: Contrast, sample: Sample, common: Collection[int]) -> tuple[int, ...]:
-    missing = set(sample.seeds).difference(common)
-    planned = {trial.seed for arm in contrast.arms for trial in sample.arms[arm].trials} if missing else missing
-    return tuple(seed for seed in sample.seeds if seed in missing and seed in planned)
+    """Return the planned seeds that some arm has no value at."""
+    if len(common) == len(sample.seeds):
+        return ()
+    planned = {trial.seed for arm in contrast.arms for trial in sample.arms[arm].trials}
+    return tuple(seed for seed in sample.seeds if seed in planned and seed not in common)
 
 
 def _interval(found: Estimate, contrast: Contrast, sample: Sample) -> Interval | None:

@@ -63,6 +63,10 @@ class TrialResult(NamedTuple):
         return Told(self.status, self.values.get(metric), self.is_out_of_memory)
 
     @property
+    def has_result(self) -> bool:
+        return self.status in ("finished", "diverged")
+
+    @property
     def is_out_of_memory(self) -> bool:
         return self.state == "failed" and self.outcome == "oom"
 
@@ -107,8 +111,10 @@ class Cell:
     scored: tuple[int, ...] = ()
 
     @property
-    def finished(self) -> dict[int, float]:
+    def finished(self) -> Mapping[int, float]:
         """The values of the seeds that did finish."""
+        if not self.scored:
+            return self.values
         return {seed: value for seed, value in self.values.items() if seed not in self.scored}
 
 

@@ -60,7 +60,7 @@ def adjusted(ps: Sequence[float | None], family: int, correction: str) -> list[f
 def contrast_cells(
     contrast: Contrast, values: Mapping[str, Mapping[int, float]], seeds: Sequence[int], *, paired: bool
 ) -> tuple[Cells, tuple[int, ...]]:
-    """Return weights with values, and the seeds that all of them have. Unpaired, an arm's values at others count too."""
+    """Return weights with values, and the seeds that every arm has. Unpaired, an arm's values at others count too."""
     common = tuple(seeds)
     for arm in contrast.arms:
         common = tuple([seed for seed in common if seed in values[arm]])

@@ -318,7 +318,7 @@ def _trial(study: Study, settings: Settings, seed: int) -> Trial:
 
 
 class _Trials:
-    """Makes the trials of arms with the settings that tuning chose for them. What an arm's have in common is made once."""
+    """Makes the trials of arms, with the settings that tuning chose; what they have in common is made once per arm."""
 
     def __init__(self, study: Study, tuned: Callable[[Arm], Tuned]) -> None:
         self._study = study

@@ -180,7 +180,7 @@ def _differences(cells: Cells) -> Summary:
     """Return the summary of d = Σ a·y over seeds."""
     # differences first, then their variance: variances less covariances would cancel
     products = [[a * value for value in _usable(values)] for a, values in _counted(cells)]
-    differences = [math.fsum(seed) for seed in zip(*products, strict=True)]
+    differences = list(map(math.fsum, zip(*products, strict=True)))
     return _summary(differences, scale=max(max(map(abs, cell)) for cell in products))
 
 
@@ -199,5 +199,5 @@ def _summary(values: Sequence[float], *, scale: float) -> Summary:
     if n == 1:
         return Summary(1, mean, None)
     # hypot neither overflows nor underflows where a sum of squares would
-    sd = math.hypot(*(value - mean for value in values)) / math.sqrt(n - 1)
+    sd = math.hypot(*[value - mean for value in values]) / math.sqrt(n - 1)
     return Summary(n, mean, 0.0 if sd <= NEGLIGIBLE * scale else sd)

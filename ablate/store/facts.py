@@ -11,7 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, case, exists, func, insert, null, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Select,
+    case,
+    exists,
+    func,
+    insert,
+    null,
+    select,
+    update,
+)
 
 from ablate.errors import StoreError
 from ablate.plan.outcomes import Told, told
@@ -67,7 +80,6 @@ class StoredTrial(NamedTuple):  # a tuple, as the row is: a study may have 100,0
     outcome: str | None
     seconds: float | None
     error: str | None
-    folder: str | None
     code_sha256: str | None
     environment_json: str | None
     first_ended: float | None
@@ -212,7 +224,6 @@ def select_trials(connection: Connection, study_id: int, *, without: str | None 
             attempt.c.outcome,
             attempt.c.seconds,
             attempt.c.error,
-            attempt.c.folder,
             attempt.c.code_sha256,
             attempt.c.environment_json,
             first_ended.label("first_ended"),
