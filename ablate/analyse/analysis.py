@@ -204,6 +204,8 @@ def _drifts(trials: Sequence[TrialResult], usual: Mapping[str, str | None]) -> I
 
 def _with_mismatches(arms: Arms, store: Store, stored: StoredStudy, metrics: Sequence[str]) -> Arms:
     """Note on each arm which of its seeds did not repeat themselves. What a task records beside may be a time."""
+    if not any(trial.attempts > 1 for arm in arms.values() for trial in arm.trials):
+        return arms
     found: dict[tuple[str, str, int], list[Replay]] = {}
     for replay in replays_of(store, stored.id):
         if replay.metric in metrics:

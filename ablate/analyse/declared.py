@@ -69,7 +69,7 @@ def first_ended(trials: Sequence[TrialResult]) -> dict[int, float]:
 def _first_seen(ended: Sequence[Mapping[int, float]]) -> float | None:
     """Return when a seed had first finished in every arm of a comparison."""
     common = set.intersection(*(set(each) for each in ended)) if ended else set()
-    return min((max(each[seed] for each in ended) for seed in common), default=None)
+    return min(map(max, zip(*([each[seed] for seed in common] for each in ended), strict=True)), default=None)
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

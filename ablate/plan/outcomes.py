@@ -13,7 +13,7 @@ Status = Literal["finished", "diverged", "failed", "running", "waiting"]
 SETTLED = ("finished", "diverged", "failed")
 
 
-class Told(NamedTuple):  # a tuple, as a study may have 100,000 of them: a frozen dataclass takes six times as long
+class Told(NamedTuple):  # as there may be 100,000: a frozen dataclass takes twice as long
     """What became of a trial: ``value`` is that of one metric, where it has one; ``oom``: it failed for memory."""
 
     status: Status
