@@ -396,16 +396,27 @@ def _design_results(
             components=_components(plan, design),
             best=()
             if design == BOTH
-            else _best(plan, design, [arms[k] for n in names if (k := (n, role)) in arms], arms, scores),
+            else _best(plan, design, [arms[k] for n in names if (k := (n, role)) in arms], arms, scores, rows),
         )
 
 
-def _best(plan: Plan, design: str, rows: Sequence[ArmResult], arms: Arms, scores: Scored) -> tuple[str, ...]:
+def _best(
+    plan: Plan,
+    design: str,
+    shown: Sequence[ArmResult],
+    arms: Arms,
+    scores: Scored,
+    comparisons: Sequence[Comparison],
+) -> tuple[str, ...]:
+    verdicts = [(row, row.effects[plan.study.primary].conclusion) for row in comparisons if row.arm]
+    worse = {row.arm for row, found in verdicts if found and found.verdict == "worse"}
+    worse |= {row.other for row, found in verdicts if found and found.verdict == "better"}
+
     def difference(one: str, other: str) -> Effect:
         contrast = Contrast(design, f"{one} − {other}", ((one, 1.0), (other, -1.0)), tested=False)
         return effect(plan.study, contrast, plan.study.primary, _sample(plan, contrast, arms, scores))
 
-    return best_arms(plan.study, rows, difference)
+    return best_arms(plan.study, shown, difference, worse)
 
 
 def _trials_of(arms: Arms, name: str, role: Role) -> Iterator[TrialResult]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ablate.analyse.findings import ArmResult, Effect, TrialResult
 from ablate.analyse.verdicts import as_estimate
@@ -10,15 +10,19 @@ from ablate.plan.replication import adjusted
 from ablate.study.schema import SMALLEST_TEST, Study
 
 
-def best_arms(study: Study, arms: Sequence[ArmResult], difference: Callable[[str, str], Effect]) -> tuple[str, ...]:
+def best_arms(
+    study: Study, arms: Sequence[ArmResult], difference: Callable[[str, str], Effect], worse: Collection[str]
+) -> tuple[str, ...]:
     """Return the arm with the best mean of the primary metric, and those that are not shown to be worse than it.
 
-    ``difference`` gives the effect of one arm against another. Holm's correction is over the differences to the best,
-    at the study's alpha. An arm that is really best is then left out in no more than alpha of all studies (2.7 % at
-    alpha 5 % in the worst of eleven simulated kinds), though the seeds chose the one that it is held against.
+    ``difference`` gives the effect of one arm against another; ``worse`` are the arms that a declared comparison has
+    shown to be worse than some other. Holm's correction is over the differences to the best, at the study's alpha. An
+    arm that is really best is then left out in no more than alpha of all studies (2.7 % at alpha 5 % in the worst of
+    eleven simulated kinds), though the seeds chose the one that it is held against.
 
-    Empty where no two arms have three seeds, or while planned seeds are still to come. An arm with a diverged seed that
-    has no value, or whose seeds give one and the same run, is no candidate.
+    Empty where no two arms have three seeds, while planned seeds are still to come, and where no arm is shown to be
+    worse: all would be marked, and that says nothing. An arm with a diverged seed that has no value, or whose seeds
+    give one and the same run, is no candidate.
     """
     metric, primary = study.metrics[study.primary], study.primary
     if any(trial.status in ("running", "waiting") for arm in arms for trial in arm.trials if _is_due(study, trial)):
@@ -34,8 +38,9 @@ def best_arms(study: Study, arms: Sequence[ArmResult], difference: Callable[[str
     best = max(means, key=lambda name: means[name])
     others = [name for name in means if name != best]
     ps = adjusted([_p(study, difference(best, name)) for name in others], len(others), "holm")
-    alike = {best, *(name for name, p in zip(others, ps, strict=True) if p is None or p >= study.analysis.alpha)}
-    return tuple(name for name in means if name in alike)
+    alike = {name for name, p in zip(others, ps, strict=True) if p is None or p >= study.analysis.alpha}
+    alike = (alike - set(worse)) | {best}
+    return tuple(name for name in means if name in alike) if len(alike) < len(means) else ()
 
 
 def _is_due(study: Study, trial: TrialResult) -> bool:

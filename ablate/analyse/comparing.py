@@ -84,7 +84,9 @@ def _check_metric(before: Analysis, after: Analysis) -> None:
     primary = after.primary
     other = next((metric for metric in before.metrics if metric.name == primary.name), None)
     if other is None:
-        raise AblateError(f"`{before.title}` has no metric `{primary.name}`, the primary one of `{after.title}`")
+        message = f"`{before.title}` has no metric `{primary.name}`, the primary one of `{after.title}`"
+        theirs = ", ".join(f"`{metric.name}`" for metric in before.metrics)
+        raise AblateError(message, where="compare", hint=f"it has {theirs}; the first of the later study is compared")
     if other.goal != primary.goal:
         raise AblateError(f"`{primary.name}` has the goal {other.goal} in one study and {primary.goal} in the other")
 

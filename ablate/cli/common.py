@@ -109,7 +109,7 @@ def open_study(name: str | None, location: str | None) -> tuple[Store, StoredStu
     from ablate.store.facts import find_study
 
     store = open_store(location, read_only=True)
-    stored = find_study(store, title_of(name) if name else None)
+    stored = find_study(store, title_of(name) if name is not None else None)
     if name is None:
         say(f"study last run: {stored.title}")
     return store, stored

@@ -91,13 +91,14 @@ def run(
     "import",
     epilog=examples(
         "ablate import mine.yaml --csv results.csv --map acc=test/acc --ignore host",
-        "ablate import mine.yaml --mlflow mlruns --map arm=tag:mlflow.runName",
+        "ablate import mine.yaml --mlflow mlflow.db --map arm=tag:mlflow.runName",
     ),
 )
 @study_options
 @store_option
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="A row per trial, or per trial and epoch.")
-@click.option("--mlflow", "runs", type=click.Path(path_type=Path), help="A folder of runs, as MLflow keeps them.")
+@click.option("--mlflow", "runs", type=click.Path(path_type=Path), help="MLflow's database, or its folder of runs.")
+@click.option("--experiment", metavar="NAME", help="Of a database with several, the runs of this one.")
 @click.option("--map", "names", metavar="NAME=COLUMN", multiple=True, help="What the source calls a word of the study.")
 @click.option("--ignore", "ignored", metavar="COLUMN", multiple=True, help="Pass over a column; `*` stands for any.")
 @click.option("--replace", is_flag=True, help="Take these numbers in place of others imported before.")
@@ -106,6 +107,7 @@ def import_results(
     location: str | None,
     csv_file: Path | None,
     runs: Path | None,
+    experiment: str | None,
     names: tuple[str, ...],
     ignored: tuple[str, ...],
     replace: bool,
@@ -117,21 +119,24 @@ def import_results(
     from ablate.plan.matching import matched
     from ablate.run.provenance import importer_facts
     from ablate.store.facts import grown_plan
-    from ablate.store.foreign import read_csv, read_mlflow
+    from ablate.store.foreign import read_csv
+    from ablate.store.foreign_mlflow import read_mlflow
     from ablate.store.imports import record_results
 
     if (csv_file is None) == (runs is None):
-        raise click.UsageError("name one source: --csv FILE, or --mlflow FOLDER")
+        raise click.UsageError("name one source: --csv FILE, or --mlflow PATH")
     made = selection.plan()
     arms = selection.arms(made)
     store = existing_store(location, read_only=False)
     made = grown_plan(store, made.study).restricted(arms)
     renamed = _renamed(names)
+    if experiment is not None and runs is None:
+        raise click.UsageError("--experiment goes with --mlflow")
     if csv_file is not None:
         table, others = read_csv(csv_file, metrics=made.study.metrics, names=renamed), 0
     else:
         assert runs is not None
-        table, others = read_mlflow(runs, names=renamed)
+        table, others = read_mlflow(runs, experiment=experiment, names=renamed)
     found = matched(made, table, ignored=ignored)
     store = store or open_store(location, create=True)
     done = record_results(store, made, found, importer=importer_facts(), replace=replace)
@@ -159,7 +164,7 @@ def retry(name: str | None, location: str | None, only: str | None) -> None:
     from ablate.store.facts import find_study
 
     store = open_store(location)
-    stored = find_study(store, title_of(name) if name else None)
+    stored = find_study(store, title_of(name) if name is not None else None)
     count = reopen(store, stored.id, states=["failed"], arms=arms_named(only) or None)
     say(f"{stored.title}: {counted(count, 'failed trial') if count else 'no failed trial'} back in the queue")
     if count:

@@ -130,7 +130,7 @@ def _bold(analysis: Analysis, design: DesignResult) -> str:
         return ""
     return (
         f"Bold: the best mean of {analysis.primary.label}, and those not shown to be worse (difference to the best, "
-        f"Holm over those differences, alpha {plain(analysis.alpha)})."
+        f"Holm over those differences, alpha {plain(analysis.alpha)}; nor by a verdict of this table)."
     )
 
 

@@ -65,8 +65,14 @@ def test_it_is_the_best_mean_and_what_a_paired_test_cannot_tell_from_it(tmp_path
 def test_of_a_loss_the_least_is_best_and_alpha_is_the_studys(tmp_path: Path) -> None:
     low = {"metrics": {"val_acc": {"goal": "min"}}}
     assert best(studied(tmp_path / "min", VALUES, **low)) == {"baseline"}
-    strict = studied(tmp_path / "strict", VALUES, analysis={"alpha": 1e-7})
-    assert best(strict) == {"baseline", "a", "b", "c"}
+    strict = studied(tmp_path / "strict", VALUES, analysis={"alpha": 4e-4})
+    assert best(strict) == {"a", "b", "c"}
+
+
+def test_where_nothing_is_shown_to_be_worse_nothing_is_marked(tmp_path: Path) -> None:
+    analysis = studied(tmp_path, VALUES, analysis={"alpha": 1e-7})
+    assert best(analysis) == set()
+    assert "Bold" not in render(analysis)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -83,7 +89,7 @@ def test_nothing_is_best_while_seeds_are_to_come(tmp_path: Path) -> None:
 def test_at_looks_p_is_held_against_its_share_of_alpha(tmp_path: Path) -> None:
     looks = {"seeds": {"looks": [3, 4], "weights": [0.0001, 0.9999]}}
     waiting = {(arm, 4): WAITING for arm in ("baseline", "only-a", "only-b", "only-c")}
-    assert best(studied(tmp_path / "first", VALUES, waiting, **looks)) == {"baseline", "a", "b", "c"}
+    assert best(studied(tmp_path / "first", VALUES, waiting, **looks)) == set()  # the first look's share tells nothing
     assert best(studied(tmp_path / "last", VALUES, **looks)) == {"a", "b"}
     assert best(studied(tmp_path / "none", VALUES, {("only-c", 3): WAITING}, **looks)) == set()
 
@@ -94,6 +100,16 @@ def test_an_arm_that_diverged_or_has_too_few_seeds_is_no_candidate(tmp_path: Pat
     assert best(studied(tmp_path / "diverged", values, {("only-d", 2): DIVERGED})) == {"a", "b"}
     fates = {("only-d", 1): FAILED, ("only-d", 2): FAILED}
     assert best(studied(tmp_path / "failed", values, fates)) == {"a", "b"}
+
+
+def test_an_arm_that_a_declared_comparison_shows_to_be_worse_is_not_among_them(tmp_path: Path) -> None:
+    noisy = {"baseline": [50.0, 51.0, 49.0], "a": [44.0, 45.1, 42.9], "b": [70.0, 52.0, 33.0], "c": [49.0, 52.0, 51.0]}
+    analysis = studied(tmp_path, noisy)
+    (design,) = analysis.designs
+    verdicts = {row.arm: row.effects["val_acc"].conclusion for row in design.comparisons}
+    assert verdicts["only-a"] is not None
+    assert verdicts["only-a"].verdict == "worse"
+    assert best(analysis) == {"baseline", "b", "c"}  # b's seeds differ so much that nothing is told from it by itself
 
 
 def test_a_ladder_a_path_and_a_factorial_have_theirs(tmp_path: Path) -> None:
@@ -133,7 +149,8 @@ def test_an_arm_that_is_really_best_is_rarely_left_out(arms: int, seeds: int) ->
         for _ in range(400):
             values = draws.normal(size=(arms, seeds))
             values[arms - behind :] -= 30
-            missed += "0" not in _found(values)
+            found = _found(values)
+            missed += bool(found) and "0" not in found
         assert missed <= 0.05 * 400 + 4 * (0.05 * 0.95 * 400) ** 0.5
 
 
@@ -148,7 +165,7 @@ def _found(values: np.ndarray) -> tuple[str, ...]:
         assert ends is not None
         return Effect("val_acc", got.n, got.mean, got.sd, got.se, Interval(*ends, 0.95), {}, df=got.df)
 
-    return best_arms(study, arms, difference)
+    return best_arms(study, arms, difference, worse=())
 
 
 def _arm(name: str, values: dict[int, float]) -> ArmResult:

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -165,7 +168,7 @@ def test_one_source_and_no_more(toy: Path, call: Call) -> None:
     for options in ([], ["--csv", "a", "--mlflow", "b"]):
         done = call("import", "toy.yaml", *options, cwd=toy)
         assert done.returncode == 2
-        assert "name one source: --csv FILE, or --mlflow FOLDER" in done.stderr
+        assert "name one source: --csv FILE, or --mlflow PATH" in done.stderr
 
 
 # --- what is imported ------------------------------------------------------------------------------------------------
@@ -331,6 +334,17 @@ def test_compare_with_a_study_of_imported_trials(mixed: Path, call: Call) -> Non
     done = call("compare", "toy", "other", "--markdown", cwd=mixed)
     assert done.returncode == 0
     assert "imported (results.csv)" in done.stdout
+    assert "has no study ``" in call("compare", "toy", "", cwd=mixed).stderr, "an empty name is no name left out"
+    another = STUDY.replace("name: toy", "name: another").replace("acc:", "f1:").replace("epochs: 3", "epochs: 5")
+    write_study(mixed, another, name="another", task=TASK)
+    written(mixed, HEAD.replace("acc", "f1") + BASELINE, "another.csv")
+    assert call("import", "another.yaml", "--csv", "another.csv", cwd=mixed).returncode == 0
+    unlike = call("compare", "toy", "another", cwd=mixed)
+    assert (unlike.returncode, unlike.stderr) == (
+        2,
+        "error: compare: `toy` has no metric `f1`, the primary one of `another`\n"
+        "hint: it has `acc`, `loss`; the first of the later study is compared\n",
+    )
 
 
 def test_the_same_on_postgresql(toy: Path, postgres: Server) -> None:
@@ -388,8 +402,7 @@ def test_any_bytes_are_rows_or_refused(toy: Path, data: bytes) -> None:
 # --- MLflow ----------------------------------------------------------------------------------------------------------
 
 MLFLOW = """
-import os, mlflow
-mlflow.set_tracking_uri("file:" + os.path.abspath("mlruns"))
+import mlflow
 mlflow.set_experiment("ladder")
 for width, lr in ((1, 0.1), (2, 0.1), (2, 0.2)):
     for seed in (1, 2, 3):
@@ -412,16 +425,113 @@ mlflow.delete_run(run.info.run_id)
 """
 
 
+def run_with_mlflow(folder: Path, url: str, code: str = MLFLOW) -> None:
+    if importlib.util.find_spec("mlflow") is None:
+        pytest.skip("mlflow-skinny is not installed")
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": url,
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True, capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def mlruns(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs that MLflow itself has written: nine that finished, one that failed and one that was deleted."""
-    if importlib.util.find_spec("mlflow") is None:
-        pytest.skip("mlflow-skinny is not installed")
     folder = tmp_path_factory.mktemp("mlflow")
-    (folder / "made.py").write_text(MLFLOW)
-    environment = {**os.environ, "MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    subprocess.run([sys.executable, "made.py"], cwd=folder, env=environment, check=True, capture_output=True)
+    run_with_mlflow(folder, f"file:{folder}/mlruns")
     return folder / "mlruns"
+
+
+@pytest.fixture(scope="module")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same runs in a database."""
+    folder = tmp_path_factory.mktemp("mlflow-database")
+    run_with_mlflow(folder, f"sqlite:///{folder}/mlflow.db")
+    return folder / "mlflow.db"
+
+
+def test_runs_of_a_database_are_those_of_the_folder(toy: Path, call: Call, mlruns: Path, mlflow_database: Path) -> None:
+    options = ["--map", "acc=val/acc"]
+    done = call("import", "toy.yaml", "--mlflow", str(mlflow_database), *options, cwd=toy)
+    assert (done.returncode, done.stderr) == (
+        0,
+        "toy: 9 trials imported\npassed over: 2 runs that did not finish or were deleted\n",
+    )
+    again = call(
+        "import", "toy.yaml", "--mlflow", str(mlflow_database.parent), *options, cwd=toy
+    )  # the folder it lies in
+    assert again.stderr.startswith("toy: 0 trials imported, 9 there already\n")
+    of_database = query(toy, ROWS)
+    shutil.rmtree(toy / "runs")
+    assert call("import", "toy.yaml", "--mlflow", str(mlruns), *options, cwd=toy).returncode == 0
+    assert len(of_database) > 27
+    assert sorted(map(repr, of_database)) == sorted(map(repr, query(toy, ROWS)))
+
+
+def test_a_database_with_several_experiments_is_asked_which(toy: Path, call: Call, mlflow_database: Path) -> None:
+    database = toy / "mlflow.db"
+    shutil.copy(mlflow_database, database)
+    run_with_mlflow(
+        toy, f"sqlite:///{database}", MLFLOW.replace('"ladder"', '"later"').replace("(1, 2, 3):", "(1, 2):")
+    )
+    options = ["--mlflow", "mlflow.db", "--map", "acc=val/acc"]
+    done = call("import", "toy.yaml", *options, cwd=toy)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: mlflow.db: runs of 2 experiments are there\nhint: name one with --experiment: `ladder`, `later`\n"
+    )
+    wrong = call("import", "toy.yaml", *options, "--experiment", "lader", cwd=toy)
+    assert "no experiment `lader` with runs is there\nhint: did you mean `ladder`?" in wrong.stderr
+    done = call("import", "toy.yaml", *options, "--experiment", "later", cwd=toy)
+    assert done.stderr.startswith("toy: 6 trials imported\n")
+    folder = call("import", "toy.yaml", "--mlflow", ".", *options[2:], "--experiment", "later", cwd=toy)
+    assert folder.stderr.startswith("toy: 0 trials imported, 6 there already\n")
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        (["DROP TABLE tags"], "this is no database of MLflow: it has no table tags"),
+        (
+            [
+                "DROP TABLE tags",
+                "CREATE VIEW tags AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT i FROM n",
+            ],
+            "it has no table tags",
+        ),
+        (["UPDATE metrics SET step = -5"], "has a value at step -5"),
+        (["UPDATE OR REPLACE metrics SET step = 'x', timestamp = x'00ff', value = 'y'"], "2 runs that did not finish"),
+        (["UPDATE OR REPLACE params SET key = CAST(x'1b5b' AS TEXT)"], "unknown column `\\x1b[`"),
+        (["DELETE FROM runs"], "no run of MLflow is there"),
+    ],
+)
+def test_hostile_databases(toy: Path, call: Call, mlflow_database: Path, statements: list[str], said: str) -> None:
+    shutil.copy(mlflow_database, toy / "mlflow.db")
+    with contextlib.closing(sqlite3.connect(toy / "mlflow.db")) as connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+    done = call("import", "toy.yaml", "--mlflow", "mlflow.db", "--map", "acc=val/acc", cwd=toy)
+    assert said in done.stderr
+    assert done.returncode in ((0, 2) if "did not finish" in said else (2,))
+    assert all(line.isprintable() for line in done.stderr.splitlines())
+
+
+def test_infinities_and_files_that_are_no_database(toy: Path, call: Call, mlflow_database: Path) -> None:
+    shutil.copy(mlflow_database, toy / "mlflow.db")
+    with contextlib.closing(sqlite3.connect(toy / "mlflow.db")) as connection:
+        connection.execute("UPDATE metrics SET value = -1.7976931348623157e308, is_nan = 0 WHERE key = 'loss'")
+        connection.commit()
+    assert call("import", "toy.yaml", "--mlflow", "mlflow.db", "--map", "acc=val/acc", cwd=toy).returncode == 0
+    assert {row[8] for row in query(toy, ROWS) if row[5] == "loss"} == {"-inf"}
+    (toy / "mlflow.db").write_text("notes, and no database " * 100)
+    done = call("import", "toy.yaml", "--mlflow", "mlflow.db", cwd=toy)
+    assert done.returncode == 2
+    assert "the database can't be read: file is not a database" in done.stderr
 
 
 def test_runs_of_mlflow(toy: Path, call: Call, mlruns: Path) -> None:
@@ -456,7 +566,10 @@ def test_runs_that_do_not_say_enough(toy: Path, call: Call, mlruns: Path) -> Non
         "hint: `--map acc=COLUMN` names it; did you mean `val/acc`?\n"
     )
     nothing = call("import", "toy.yaml", "--mlflow", str(toy), cwd=toy)
-    assert "no run of MLflow is there\nhint: name the folder `mlruns`, an experiment in it, or a run" in nothing.stderr
+    assert (
+        "no run of MLflow is there\nhint: name mlflow.db, the folder `mlruns`, an experiment in it, or a run"
+        in nothing.stderr
+    )
     assert "there is no such folder" in call("import", "toy.yaml", "--mlflow", "nowhere", cwd=toy).stderr
 
 

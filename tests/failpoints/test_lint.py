@@ -14,6 +14,7 @@ EXEMPT = {
     ("ablate/completion.py", "_rows"): "opens the store to be read",
     ("ablate/failpoints.py", "_is_first"): "the mark that a failpoint was met",
     ("ablate/run/workers.py", "spawn"): "a pipe",
+    ("ablate/store/foreign_mlflow.py", "rows"): "opens a database to be read",
     ("ablate/store/integrity.py", "_schema_flaws"): "a database in memory, to compare with",
     ("ablate/train/context.py", "__init__"): "the temporary folder of a task called in a notebook",
     ("ablate/train/scores.py", "write"): "into memory; `write_whole` takes it to the disk",

@@ -15,7 +15,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,11 +105,9 @@ def test_the_command_itself(study: str, folder: Path) -> None:
     """The same in a process of its own: the message, the exit code, and nothing on stdout."""
     shutil.copy(FOLDER / f"{study}.yaml", folder)
     command = [sys.executable, "-c", "from ablate.cli import main; main()", *arguments_of(study)]
-    started = time.monotonic()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert UPDATING or done.stderr == EXPECTED[study]
-    assert time.monotonic() - started < 20
     assert not (folder / "runs").exists()
     assert not (folder / "imported").exists()
 
