@@ -13,10 +13,13 @@ EXEMPT = {
     ("ablate/cli/app.py", "_drop_output"): "opens /dev/null",
     ("ablate/completion.py", "_rows"): "opens the store to be read",
     ("ablate/failpoints.py", "_is_first"): "the mark that a failpoint was met",
+    ("ablate/launch/launcher.py", "forget"): "the note of agents that were cancelled",
+    ("ablate/launch/launcher.py", "write_note"): "agents do without their note",
     ("ablate/run/workers.py", "spawn"): "a pipe",
     ("ablate/store/foreign_mlflow.py", "rows"): "opens a database to be read",
     ("ablate/store/integrity.py", "_schema_flaws"): "a database in memory, to compare with",
     ("ablate/train/context.py", "__init__"): "the temporary folder of a task called in a notebook",
+    ("ablate/train/guard.py", "_listen"): "opens /dev/null",
     ("ablate/train/scores.py", "write"): "into memory; `write_whole` takes it to the disk",
     ("ablate/train/server.py", "_reply"): "a pipe",
 }
