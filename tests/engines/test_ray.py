@@ -122,7 +122,7 @@ def test_on_ray_a_trial_sees_what_it_sees_on_one_machine(
 
 
 def test_agents_on_ray_are_cancelled(site: tuple[Cluster, Server], project: Path, url: str) -> None:
-    run("run", str(studies.write(project, seeds=4, epochs=100, pause=0.25)), "--queue", cwd=project)
+    run("run", str(studies.write(project, seeds=4, epochs=500, pause=1.0)), "--queue", cwd=project)
     where = ["--address", site[0].address]
     # of four, one finds no GPU free and waits for a place
     name = run("agents", "start", "ray", "-n", "4", "--gpus", "1", *where, cwd=project).split()[-1]
