@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -144,9 +145,22 @@ def _placed(ray: Any, handle: str) -> tuple[list[Any], list[Any]]:
     return [asked[each] for each in found], [asked[each] for each in waiting]
 
 
+def _knock(address: str) -> None:
+    """Raise EnvironmentFault where nobody listens at HOST:PORT. Ray would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        where = f"--address {address}"
+        raise EnvironmentFault(f"no Ray cluster is there: {error}", where=where, hint="is it up?") from None
+
+
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
     """Give the `ray` module, connected to a cluster that is there. Raises EnvironmentFault; never starts a cluster."""
+    _knock(address)
     os.environ.update(SILENT)  # read when it is imported
     try:
         import ray
