@@ -13,7 +13,7 @@ from typing import Protocol
 from ablate.errors import AblateError
 from ablate.store.project import project_folder, store_location
 from ablate.study.words import did_you_mean, without_secrets
-from ablate.train.folder import make_folder, write_whole
+from ablate.train.folder import make_folder
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,14 @@ def agents_folder() -> Path:
 
 def keep(start: Start, folder: Path) -> None:
     make_folder(folder)
-    text = json.dumps(asdict(start), indent=2) + "\n"
-    write_whole(folder / f"{start.name}.json", text.encode(), what="note of the agents")
+    write_note(folder / f"{start.name}.json", json.dumps(asdict(start), indent=2) + "\n")
+
+
+def write_note(file: Path, text: str) -> None:
+    """Write a file whole. Agents do without it: where it is missing, their engine knows them all the same."""
+    aside = file.with_name(f".{file.name}")
+    aside.write_text(text)
+    aside.replace(file)
 
 
 def kept(folder: Path) -> Iterator[Start]:

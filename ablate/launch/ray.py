@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from ablate.errors import EnvironmentFault
 from ablate.launch.launcher import Wanted
 
 PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # not between fork and exec, where a lock may be held for ever
 NAMESPACE = "ablate"
 ANSWER_S = 10.0  # for actors that are placed; those that wait for a place can't answer
 GRACE_S = 60.0  # for checkpoints, when agents are cancelled
@@ -39,31 +41,33 @@ class Agent:
     def __init__(self, words: list[str], environment: dict[str, str], folder: str) -> None:
         import ray
 
-        self._words, self._environment, self._folder = words, environment, folder
+        context = ray.get_runtime_context()
+        self._actor = context.current_actor
+        self._words, self._folder = words, folder
+        around = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self._environment = {name: value for name, value in around.items() if name not in NOT_OURS} | environment
+        self._environment["CUDA_VISIBLE_DEVICES"] = ",".join(context.get_accelerator_ids().get("GPU", []))
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
         self._starting = threading.Lock()
-        ray.get_runtime_context().current_actor.run.remote()  # by itself: it outlives whoever has made it
+        # by nobody's call: it outlives whoever has made it
+        threading.Thread(target=self._run, daemon=True).start()
 
-    def run(self) -> None:
+    def _run(self) -> None:
         import ray
 
-        gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-        around = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        environment = {name: value for name, value in around.items() if name not in NOT_OURS} | self._environment
-        environment |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         with self._starting:
             if not self._stopped:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "ablate", "agent", *self._words],
-                    env=environment,
+                    env=self._environment,
                     cwd=self._folder,
                     stdin=subprocess.DEVNULL,
                     preexec_fn=_end_with_actor,
                 )
         if self._process is not None:
             self._process.wait()
-        ray.actor.exit_actor()  # on purpose: it is not made anew
+        ray.kill(self._actor, no_restart=True)  # it has ended by itself, and is not made anew
 
     def answer(self) -> None:
         """Show that it is placed."""
@@ -78,7 +82,7 @@ class Agent:
 
 def _end_with_actor() -> None:
     """Ask the agent to stop when its actor is killed: it may still release what it holds."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,6 @@ class Ray:
                     num_cpus=wanted.cpus,
                     num_gpus=wanted.gpus,
                     max_restarts=-1,
-                    max_concurrency=3,  # it is to hear `stop` while it runs
                     scheduling_strategy="SPREAD",
                 )
                 actor.remote([*wanted.words, "--jobs", "1"], environment, str(wanted.folder))
@@ -142,9 +145,22 @@ def _placed(ray: Any, handle: str) -> tuple[list[Any], list[Any]]:
     return [asked[each] for each in found], [asked[each] for each in waiting]
 
 
+def _knock(address: str) -> None:
+    """Raise EnvironmentFault where nobody listens at HOST:PORT. Ray would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        where = f"--address {address}"
+        raise EnvironmentFault(f"no Ray cluster is there: {error}", where=where, hint="is it up?") from None
+
+
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
     """Give the `ray` module, connected to a cluster that is there. Raises EnvironmentFault; never starts a cluster."""
+    _knock(address)
     os.environ.update(SILENT)  # read when it is imported
     try:
         import ray

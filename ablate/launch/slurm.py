@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablate.errors import AblateError, EnvironmentFault
-from ablate.launch.launcher import Wanted
+from ablate.launch.launcher import Wanted, write_note
 from ablate.run.runner import Allocation
 from ablate.study.words import duration
-from ablate.train.folder import make_folder, write_whole
+from ablate.train.folder import make_folder
 
 QUERY_S = 30.0
 WARNING_S = 120  # before the end of its time, an agent is told to release what it holds
@@ -101,7 +101,7 @@ class Slurm:
         script = self.script(wanted)
         make_folder(self.logs)
         handle = _run(["sbatch", "--parsable"], script).strip().partition(";")[0]
-        write_whole(self.logs / f"slurm-{handle}.sh", script.encode(), what="script")
+        write_note(self.logs / f"slurm-{handle}.sh", script)
         return handle
 
     def status(self, handle: str) -> Mapping[str, int]:

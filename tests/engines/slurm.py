@@ -110,22 +110,27 @@ class Cluster:
     def kill_node(self, node: str) -> None:
         """Kill a node at once: its daemon, and all that runs on it."""
         os.kill(self._pid(f"slurmd.{node}"), signal.SIGKILL)
-        for pid in self.processes(node):
+        for pid in self.processes(node):  # those that watch come first: they would tell how the others ended
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def processes(self, node: str | None = None) -> list[int]:
-        """Return the processes of jobs, and the daemons that watch them, by what Slurm put into their environment."""
-        here = f"SLURM_CONF={self.folder}/slurm.conf".encode()
+        """Return the processes of jobs, and the daemons that watch them."""
+        mine = f"SLURM_CONF={self.folder}/slurm.conf".encode()
+        nodes = [node] if node else list(NODES)
+        names = {f"SLURMD_NODENAME={each}".encode() for each in nodes}
+        logs = {f"{self.folder}/slurmd.{each}.log" for each in nodes}
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    around = (entry / "environ").read_bytes().split(b"\0")
-                    places = [
-                        word.partition(b"=")[2].decode() for word in around if word.startswith(b"SLURMD_NODENAME=")
-                    ]
-                    if here in around and places and node in (None, places[0]):
+                with contextlib.suppress(OSError):  # it has ended meanwhile
+                    around = set((entry / "environ").read_bytes().split(b"\0"))
+                    # a slurmstepd has overwritten its environment, and is known by its log
+                    watches = (entry / "comm").read_text().startswith("slurmstepd")
+                    opened = {os.readlink(each) for each in (entry / "fd").iterdir()} if watches else set()
+                    if logs & opened:
+                        found.insert(0, int(entry.name))
+                    elif mine in around and names & around:
                         found.append(int(entry.name))
         return found
 

@@ -122,7 +122,7 @@ def test_on_ray_a_trial_sees_what_it_sees_on_one_machine(
 
 
 def test_agents_on_ray_are_cancelled(site: tuple[Cluster, Server], project: Path, url: str) -> None:
-    run("run", str(studies.write(project, seeds=4, epochs=100, pause=0.25)), "--queue", cwd=project)
+    run("run", str(studies.write(project, seeds=4, epochs=500, pause=1.0)), "--queue", cwd=project)
     where = ["--address", site[0].address]
     # of four, one finds no GPU free and waits for a place
     name = run("agents", "start", "ray", "-n", "4", "--gpus", "1", *where, cwd=project).split()[-1]
@@ -135,11 +135,14 @@ def test_agents_on_ray_are_cancelled(site: tuple[Cluster, Server], project: Path
     assert name not in run("agents", "status", cwd=project)
 
 
-def test_a_cluster_that_is_not_there_is_said_so(project: Path, url: str) -> None:  # noqa: ARG001
+def test_a_cluster_that_is_not_there_is_said_so(
+    postgres: Server, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABLATE_STORE", postgres.new_database())
     run("run", str(studies.write(project, seeds=1, epochs=1, pause=0.0)), "--queue", cwd=project)
     done = ablate("agents", "start", "ray", "--address", "127.0.0.1:9", cwd=project)
     assert done.returncode == 4
-    assert "--address 127.0.0.1:9: no Ray cluster lets us in" in done.stderr
+    assert "--address 127.0.0.1:9: no Ray cluster is there: " in done.stderr
     assert "Traceback" not in done.stderr
 
 

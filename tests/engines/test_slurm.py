@@ -30,12 +30,14 @@ def slurm() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def login(slurm: Cluster, project: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+def login(slurm: Cluster, project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A shell on the login node, in a project folder that all nodes share."""
     for name, value in slurm.environment.items():
         monkeypatch.setenv(name, value)
     (project / "runs").mkdir()
-    return slurm
+    yield slurm
+    slurm.ask("scancel", "-u", "root")
+    slurm.wait(lambda: not slurm.ask("squeue", "-h"), "end of what a test has left")
 
 
 @pytest.fixture(scope="module")

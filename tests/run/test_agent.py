@@ -108,6 +108,7 @@ def test_an_agent_takes_so_many_trials_and_no_more(project: Path, url: str) -> N
     assert outcomes(url) == ["ok"] * 6
 
 
+@pytest.mark.slow
 def test_an_agent_that_waits_is_given_more(project: Path, url: str) -> None:
     queue(write_study(project))
     waiting = start("agent", "--idle-timeout", "600s", cwd=project)
@@ -120,6 +121,7 @@ def test_an_agent_that_waits_is_given_more(project: Path, url: str) -> None:
     assert "nothing is lost; resume with: ablate agent --idle-timeout 600s" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_warned_agent_releases_its_trials_with_a_checkpoint(
     project: Path, url: str, quiet: list[tuple[Any, ...]], number: signal.Signals
@@ -225,6 +227,7 @@ def epochs_at(url: str) -> int:
     return len(rows(url, select(measurement.c.id).where(measurement.c.epoch.is_not(None))))
 
 
+@pytest.mark.slow
 def test_a_node_that_died_is_waited_for_and_its_trials_go_on(
     project: Path, on_server: str, nodes: tuple[Node, Node], quiet: list[tuple[Any, ...]]
 ) -> None:
@@ -243,6 +246,7 @@ def test_a_node_that_died_is_waited_for_and_its_trials_go_on(
     assert numbers(on_server) == [row for row in quiet if row[0] in {each[0] for each in numbers(on_server)}]
 
 
+@pytest.mark.slow
 def test_an_agent_leaves_what_the_living_hold(project: Path, on_server: str, nodes: tuple[Node, Node]) -> None:
     long = SLOW_TOY.replace("pause: 0.05", "pause: 2.0")
     queue(write_study(project, long), "--only", "baseline", "--seeds", "1")
@@ -257,6 +261,7 @@ def test_an_agent_leaves_what_the_living_hold(project: Path, on_server: str, nod
     assert outcomes(on_server) == ["interrupted"]
 
 
+@pytest.mark.slow
 def test_a_node_frozen_past_its_lease_may_write_nothing_more(
     project: Path, on_server: str, nodes: tuple[Node, Node], quiet: list[tuple[Any, ...]]
 ) -> None:
@@ -275,6 +280,7 @@ def test_a_node_frozen_past_its_lease_may_write_nothing_more(
     assert numbers(on_server) == [row for row in quiet if row[0] == numbers(on_server)[0][0]]
 
 
+@pytest.mark.slow
 def test_without_a_shared_folder_a_trial_starts_afresh_and_says_so(
     project: Path, on_server: str, nodes: tuple[Node, Node], quiet: list[tuple[Any, ...]]
 ) -> None:
@@ -296,6 +302,7 @@ def test_without_a_shared_folder_a_trial_starts_afresh_and_says_so(
     assert numbers(on_server) == [row for row in quiet if row[0] == numbers(on_server)[0][0]]
 
 
+@pytest.mark.slow
 def test_the_server_restarts_while_agents_work(
     project: Path, on_server: str, postgres: Server, quiet: list[tuple[Any, ...]]
 ) -> None:
