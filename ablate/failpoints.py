@@ -1,6 +1,6 @@
 """Named places at which a test makes this process fail, next to every write. They do nothing unless asked to.
 
-``ABLATE_FAILPOINT=claim_trial-committed:kill`` kills the process there; ``…:kill@3`` at its third pass; more of them
+``ABLATE_FAILPOINT=exchange-committed:kill`` kills the process there; ``…:kill@3`` at its third pass; more of them
 are separated by commas. What may happen at a failpoint:
 
 kill    SIGKILL: nothing is flushed, no handler runs

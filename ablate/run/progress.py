@@ -34,6 +34,8 @@ class Progress:
         self._console = console
         self._footer = footer
         self._cells: list[Cell] = []
+        self._cells_of: dict[int, list[Cell]] = {}  # by trial: two arms may share one
+        self._done: set[int] = set()
         self._failure = ""
         self.extend(trials)
         self._running: dict[int, Running] = {}
@@ -57,8 +59,11 @@ class Progress:
     def extend(self, trials: Sequence[StoredTrial]) -> None:
         """Take in trials that are new: results have asked for more."""
         known = {(cell.arm, cell.column) for cell in self._cells}
-        cells = (self._cell(each) for each in trials)
-        self._cells += [cell for cell in cells if (cell.arm, cell.column) not in known]
+        new = [cell for cell in map(self._cell, trials) if (cell.arm, cell.column) not in known]
+        self._cells += new
+        for cell in new:
+            self._cells_of.setdefault(cell.trial, []).append(cell)
+        self._done |= {cell.trial for cell in new if cell.state == "done"}
         self._cells.sort(key=lambda cell: not cell.column.startswith(CANDIDATE))  # they come before what they choose
         for each in trials:
             if each.state == "failed":
@@ -74,7 +79,7 @@ class Progress:
         return Cell(printable(trial.arm), column, label, trial.trial, trial.state, trial.outcome, trial.seconds)
 
     def knows(self, trial: int) -> bool:
-        return any(cell.trial == trial for cell in self._cells)
+        return trial in self._cells_of
 
     def began(self, seconds_ago: float) -> None:
         """What is shown began before we came."""
@@ -143,7 +148,7 @@ class Progress:
                 state, outcome = states[cell.trial]
                 if state == "running" and cell.state != "running":
                     cell.since = time.monotonic()
-                cell.state, cell.outcome = state, outcome
+                self._set(cell.trial, state, outcome)
 
     def hungry(self, is_hungry: bool) -> None:
         """Other runs hold every slot, or no longer: the picture shows it; elsewhere it is said once."""
@@ -184,20 +189,19 @@ class Progress:
         return Group(*draw(view, self._layout, width=width, height=height - 1, ascii_only=ascii_only))
 
     def _set(self, trial: int, state: str, outcome: str | None = None, seconds: float | None = None) -> None:
-        for cell in self._cells:
-            if cell.trial == trial:
-                cell.state, cell.outcome = state, outcome
-                cell.seconds = seconds if seconds is not None else cell.seconds
+        for cell in self._cells_of.get(trial, ()):
+            cell.state, cell.outcome = state, outcome
+            cell.seconds = seconds if seconds is not None else cell.seconds
+        (self._done.add if state == "done" else self._done.discard)(trial)
 
     def _name(self, trial: int) -> str:
-        cell = next(cell for cell in self._cells if cell.trial == trial)
+        cell = self._cells_of[trial][0]
         return f"{cell.arm} {cell.label}"
 
     def _ended_line(
         self, trial: int, state: str, outcome: str, metrics: Mapping[str, float], seconds: float, why: str
     ) -> str:
-        states = {cell.trial: cell.state for cell in self._cells}
-        head = f"[{sum(state == 'done' for state in states.values())}/{len(states)}] {self._name(trial)}"
+        head = f"[{len(self._done)}/{len(self._cells_of)}] {self._name(trial)}"
         name = self._study.primary
         if outcome == "ok" and name in metrics:
             return f"{head}: {name} {metrics[name]:.4g}, {duration(seconds)}"

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ablate import __version__
+from ablate.run.workers import LOOP
 from ablate.study.command import words_of
 from ablate.study.schema import Task
 from ablate.study.task import beside
@@ -58,6 +59,17 @@ def _is_source(path: Path) -> bool:
         return path.is_file() and (path.suffix == ".py" or path.stat().st_size <= LARGEST_SOURCE)
     except (OSError, ValueError):
         return False  # longer than a path may be, for example
+
+
+def preloaded(task: Task, study_folder: Path) -> list[str]:
+    """Return the modules of ablate that take long to import and that every attempt of the task will need."""
+    if task.command is not None:
+        return ["ablate.train.command"]
+    module = (task.function or "").partition(":")[0]
+    if beside(module, study_folder) is None:
+        return [LOOP]  # of what an installed module imports through others, nothing is known
+    names = {name for file in task_sources(task, study_folder) for name in _imports(file)}
+    return [LOOP] if LOOP in names else []
 
 
 def code_sha256(task: Task, study_folder: Path) -> str:

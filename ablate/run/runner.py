@@ -6,13 +6,15 @@ The loop does everything in turn, heartbeat included: there is no thread that co
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -31,11 +33,11 @@ from ablate.run.provenance import command_line, git_facts, gpu_facts, machine_fa
 from ablate.run.pruning import Pruner
 from ablate.run.slots import Slot, SlotPool
 from ablate.run.stopping import STOPPING
-from ablate.run.unchanged import unchanged
+from ablate.run.unchanged import Unchanged
 from ablate.run.watch import Follower
-from ablate.run.workers import Exit, Workers
+from ablate.run.workers import Done, Exit, Workers
 from ablate.store import claims
-from ablate.store.claims import Claim, Ending, Fenced, Held, KeptScores
+from ablate.store.claims import Claim, Ending, Finished, Held, KeptScores, Wanted
 from ablate.store.facts import StoredTrial, grown_plan, record_plan, trials_of
 from ablate.store.store import Store
 from ablate.train.folder import (
@@ -56,6 +58,9 @@ ELSEWHERE_S = 1.0
 PARTING_S = 3.0  # for a store that fails to take our last word
 PRUNE_GRACE_S = 1.0
 STACKS_S = 0.5  # for a worker to print its stacks, before it is asked to end
+AHEAD_S = 0.1  # of work that a warm worker is given at a time, so that many short attempts share a transaction
+AHEAD = 64  # and the most attempts
+PACE = 0.2  # weight of the last attempt in what the next ones should take
 
 
 @dataclass(frozen=True)
@@ -83,14 +88,13 @@ class Summary:
 
 @dataclass
 class _Attempt:
-    """An attempt at work."""
+    """An attempt that a worker is at, or that it has been given to go on with."""
 
     claim: Claim
     folder: AttemptFolder
-    slot: Slot
-    pid: int
-    started: float
-    heard: float
+    worker: int = 0
+    started: float = 0.0
+    heard: float = 0.0
     offset: int = 0
     unsaved: list[Mapping[str, Any]] = field(default_factory=list)
     ended_by: str = ""  # the outcome, where we ended it
@@ -102,16 +106,35 @@ class _Attempt:
     fenced: bool = False
 
 
+@dataclass
+class _Worker:
+    """A worker in its slot, and its attempts: it is at the first one. ``ended`` counts those that it did before."""
+
+    number: int
+    slot: Slot
+    queue: deque[_Attempt]
+    ended: int = 0
+    retired: bool = False
+
+
+@dataclass(frozen=True)
+class _Closed:
+    """An attempt that has ended, and is still to be kept."""
+
+    attempt: _Attempt
+    finished: Finished
+
+
 def check_task(plan: Plan, workers: Workers, study_folder: Path) -> None:
     """Import the task in a worker without calling it. Raises AblateError where that fails; no trial is touched."""
     failpoint("check-begun")
     with tempfile.TemporaryDirectory(prefix="ablate-check-") as name:
         folder = AttemptFolder(name)
         folder.create(Work(str(plan.study.task), str(study_folder), {}, 0, "", check_only=True))
-        pid = workers.spawn(folder.path, {"CUDA_VISIBLE_DEVICES": ""})
-        while not (ends := [end for end in workers.wait(1.0) if end.pid == pid]):
-            pass
-        result = last_word(folder, ends[0])
+        worker, end = workers.spawn(folder.path, {"CUDA_VISIBLE_DEVICES": ""}), None
+        while end is None:
+            end = next((each for each in workers.wait(1.0) if isinstance(each, Exit) and each.worker == worker), None)
+        result = last_word(folder, end)
         if result is not None and result.exit_code == EXIT_ENVIRONMENT:
             raise EnvironmentFault(result.error, hint=result.hint)
         if result is None or result.outcome != "ok":
@@ -162,15 +185,22 @@ class Runner:
         self._progress = progress(self._mine(trials_of(store, study_id)))
         self._owners = Owners(store, lease_s=options.lease_s)
         self._others = Follower(store, study_id, self._progress, mine=self.id)
-        self._attempts: dict[int, _Attempt] = {}
+        self._at_work: dict[int, _Worker] = {}
+        self._closed: list[_Closed] = []
+        self._waiting: deque[int] = deque()  # trials that waited when we last asked, in plan order
+        self._is_warm = execution.isolation == "warm"
+        self._pace: float | None = None  # seconds of an attempt
         self._made = 0
-        self._oom_kills = 0
+        self._oom_kills = 0  # that were accounted for
+        self._seen_kills = (0.0, 0)  # when we last asked the kernel, and what it said
+        self._unchanged = Unchanged(plan, store)
         self._warned: set[str] = set()
         self._pruner: Pruner | None = None
         self._has_news = False  # results that may call for more
         self._signals: list[int] = []
         self._fault: Fault | None = None
-        self._next_flush = self._next_renewal = self._next_recovery = self._next_claim = self._next_look = 0.0
+        self._next_flush = self._next_renewal = self._next_recovery = 0.0
+        self._next_claim = self._next_look = self._next_ear = 0.0
         self._facts = machine_facts() | git_facts(study_folder, store.folder / "diffs")
         self._gpu_facts: dict[str, dict[str, str]] = {}
         self._code = code
@@ -206,12 +236,15 @@ class Runner:
     def _turn(self) -> bool:
         """Do one round of everything. False once there is nothing more to do here."""
         for end in self._workers.wait(POLL_S):
-            self._ended(end)
+            self._hear(end)
         if self._signals or self._fault:
+            self._exchange([])
             return False
-        self._listen()
-        self._watch_limits()
         now = time.monotonic()
+        if now >= self._next_ear:
+            self._listen()
+            self._next_ear = now + POLL_S
+        self._watch_limits()
         if now >= self._next_renewal:
             claims.renew(self._store, self.id, lease_s=self._options.lease_s)
             self._next_renewal = now + self._options.lease_s / 4
@@ -223,35 +256,77 @@ class Runner:
         if self._progress.is_live:
             self._others.look()
             self._progress.show()
-        return bool(self._attempts) or self._others_are_at_it() or self._grow()
+        return bool(self._at_work) or self._others_are_at_it() or self._grow()
 
     def _fill_slots(self) -> None:
-        if time.monotonic() < self._next_claim:
-            return
-        while (slot := self._slots.acquire()) is not None:
-            claim = self._claim(slot)
-            if claim is None:
-                self._slots.release(slot)
-                self._slots.rest()
-                self._next_claim = time.monotonic() + ELSEWHERE_S
-                if self._has_news:
-                    self._grow()  # a slot is idle: what is called for need not wait until all are
-                return
-            self._start(claim, slot)
+        """Keep what has ended and claim trials in its place, in one transaction; start these."""
+        places: list[_Worker] = []
+        if time.monotonic() >= self._next_claim:
+            places = [*self._hungry_workers(), *self._new_workers()]
+        claimed = self._exchange([place.slot for place in places])
+        for place, claim in zip(places, claimed, strict=False):
+            self._prepare(claim, place)
+        for worker in {id(place): place for place in places}.values():
+            if not worker.number and worker.queue:
+                self._spawn(worker)
+            elif not worker.number:
+                self._slots.release(worker.slot)
+        if places and not claimed and not self._waiting:
+            self._slots.rest()
+            self._next_claim = time.monotonic() + ELSEWHERE_S
+            if self._has_news:
+                self._grow()  # a slot is idle: what is called for need not wait until all are
+        for worker in self._at_work.values():
+            if self._is_warm and not worker.queue and not worker.retired:
+                self._workers.retire(worker.number)
+                worker.retired = True
 
-    def _claim(self, slot: Slot) -> Claim | None:
-        facts = {**self._facts, **self._facts_of(slot), "slot": slot.name}
-        facts["threads"] = str(self._plan.study.execution.threads)
-        return claims.claim_trial(
-            self._store,
-            runner_id=self.id,
-            study_id=self._study_id,
-            arms=self._options.arms,
-            slot=slot.name,
-            code=self._code,
-            environment=facts,
-            lease_s=self._options.lease_s,
-        )
+    def _hungry_workers(self) -> Iterator[_Worker]:
+        """Yield warm workers that have little to do, once for each attempt that they may be given."""
+        for worker in self._at_work.values():
+            has_room = self._is_warm and not worker.retired and len(worker.queue) <= self._depth // 2
+            if has_room and not self._slots.others_are_hungry():
+                yield from itertools.repeat(worker, self._depth - len(worker.queue))
+
+    def _new_workers(self) -> Iterator[_Worker]:
+        while (slot := self._slots.acquire()) is not None:
+            yield from itertools.repeat(_Worker(0, slot, deque()), self._depth)
+
+    @property
+    def _depth(self) -> int:
+        """The number of attempts that a worker is given at a time: one, unless it is warm and they are short."""
+        if not self._is_warm or self._pace is None:
+            return 1
+        return max(1, min(AHEAD, int(AHEAD_S / max(self._pace, 1e-6))))
+
+    def _exchange(self, slots: Sequence[Slot]) -> list[Claim]:
+        """Keep what has ended and claim a trial for each slot, as far as trials wait."""
+        wanted = self._wanted(slots) if slots else None
+        closed, self._closed = self._closed, []
+        if not closed and wanted is None:
+            return []
+        fenced, claimed = claims.exchange(self._store, [each.finished for each in closed], wanted)
+        if wanted is not None:
+            last = max((wanted.among.index(claim.trial) for claim in claimed), default=len(wanted.among) - 1)
+            for _ in range(last + 1):
+                self._waiting.popleft()  # the ones between are others' by now
+        for each in closed:
+            self._kept(each, is_fenced=each.finished.claim in fenced)
+        return claimed
+
+    def _wanted(self, slots: Sequence[Slot]) -> Wanted | None:
+        if not self._waiting:
+            found = claims.waiting_trials(self._store, self._study_id, arms=self._options.arms)
+            self._waiting.extend(found)
+        if not self._waiting:
+            return None
+        among = list(itertools.islice(self._waiting, len(slots) + claims.CHUNK))
+        return Wanted(self.id, [(slot.name, self._noted_of(slot)) for slot in slots], among, self._code,
+                      self._options.lease_s)  # fmt: skip
+
+    def _noted_of(self, slot: Slot) -> dict[str, str]:
+        threads = str(self._plan.study.execution.threads)
+        return {**self._facts, **self._facts_of(slot), "slot": slot.name, "threads": threads}
 
     def _facts_of(self, slot: Slot) -> dict[str, str]:
         """Ask for a GPU's model and driver once; the query takes a second on some hosts."""
@@ -261,7 +336,8 @@ class Runner:
             self._gpu_facts[slot.name] = gpu_facts(slot.name)
         return self._gpu_facts[slot.name]
 
-    def _start(self, claim: Claim, slot: Slot) -> None:
+    def _prepare(self, claim: Claim, worker: _Worker) -> None:
+        """Make the folder of an attempt, and give it to a worker that goes on already."""
         study = self._plan.study
         folder = AttemptFolder(self._store.folder / claims.attempt_folder(claim.fingerprint, claim.number))
         work = Work(
@@ -276,24 +352,54 @@ class Runner:
             threads=study.execution.threads,
             metrics=tuple(study.metrics),
             earlier=tuple(str(self._store.path_of(earlier)) for earlier in claim.earlier),
-            locks=(str(folder.path.parent / "lock"), *slot.occupied),
+            locks=(str(folder.path.parent / "lock"), *worker.slot.occupied),
         )
-        environment = dict(slot.environment)
+        folder.create(work)
+        attempt = _Attempt(claim, folder, worker.number)
+        worker.queue.append(attempt)
+        if worker.number:
+            self._workers.go_on(worker.number, folder.path)
+            if len(worker.queue) == 1:
+                self._begin(attempt, worker.slot)
+
+    def _spawn(self, worker: _Worker) -> None:
+        """Start a worker's process on its first attempt, and give it the others."""
+        environment = dict(worker.slot.environment)
         if self._options.data_dir:
             environment["ABLATE_DATA"] = str(self._options.data_dir.resolve())
-        kills, meter = oom_kills(), self._meter(slot)
-        folder.create(work)
-        pid = self._workers.spawn(folder.path, environment)
-        now = time.monotonic()
-        self._attempts[pid] = _Attempt(claim, folder, slot, pid, started=now, heard=now, oom_kills=kills, meter=meter)
+        first, *others = worker.queue
+        worker.number = self._workers.spawn(first.folder.path, environment, warm=self._is_warm)
+        worker.ended = 0
+        for attempt in worker.queue:
+            attempt.worker = worker.number
+        for attempt in others:
+            self._workers.go_on(worker.number, attempt.folder.path)
+        self._at_work[worker.number] = worker
+        self._begin(first, worker.slot)
+
+    def _begin(self, attempt: _Attempt, slot: Slot) -> None:
+        attempt.started = attempt.heard = time.monotonic()
+        attempt.oom_kills, attempt.meter = self._kills(), self._meter(slot)
         self._made += 1
-        if not self._progress.knows(claim.trial):  # another runner has recorded what the results call for
+        trial = attempt.claim.trial
+        if not self._progress.knows(trial):  # another runner has recorded what the results call for
             self._progress.extend(self._mine(trials_of(self._store, self._study_id)))
-        self._progress.started(claim.trial, slot.name)
+        self._progress.started(trial, slot.name)
+
+    def _kills(self) -> int:
+        """Return how many processes the kernel has killed for want of memory, as of a moment ago: to ask takes time."""
+        asked, _ = self._seen_kills
+        if not asked or time.monotonic() > asked + ELSEWHERE_S:
+            self._seen_kills = time.monotonic(), oom_kills()
+        return self._seen_kills[1]
+
+    def _running(self) -> list[_Attempt]:
+        """Return the attempts that workers are at."""
+        return [worker.queue[0] for worker in self._at_work.values() if worker.queue]
 
     def _listen(self) -> None:
         """Read what the workers recorded, and put it into the store about twice a second."""
-        for attempt in self._attempts.values():
+        for attempt in self._running():
             records, attempt.offset = attempt.folder.records(attempt.offset)
             for record in records:
                 attempt.heard = time.monotonic()
@@ -326,11 +432,11 @@ class Runner:
             self._end(attempt, "pruned")
 
     def _flush(self) -> None:
-        batch = [(attempt.claim, attempt.unsaved) for attempt in self._attempts.values() if attempt.unsaved]
+        batch = [(attempt.claim, attempt.unsaved) for attempt in self._running() if attempt.unsaved]
         if not batch:
             return
         fenced = claims.add_measurements(self._store, batch)
-        for attempt in self._attempts.values():
+        for attempt in self._running():
             attempt.unsaved = []
             if attempt.claim in fenced:
                 self._fence(attempt)
@@ -338,11 +444,11 @@ class Runner:
     def _watch_limits(self) -> None:
         limits = self._plan.study.resources
         now = time.monotonic()
-        for attempt in self._attempts.values():
+        for attempt in self._running():
             if attempt.kill_at is not None and now >= attempt.kill_at:
-                self._workers.signal(attempt.pid, signal.SIGKILL)
+                self._workers.signal(attempt.worker, signal.SIGKILL)
             elif attempt.ask_at is not None and now >= attempt.ask_at:
-                self._workers.signal(attempt.pid, signal.SIGTERM)
+                self._workers.signal(attempt.worker, signal.SIGTERM)
                 attempt.ask_at = None
             elif attempt.ended_by:
                 continue
@@ -359,7 +465,7 @@ class Runner:
                 attempt.folder.note_in_log(_STUCK[outcome])
             else:
                 attempt.folder.note_in_log(f"{_STUCK[outcome]}; this is where its threads are:")
-                self._workers.signal(attempt.pid, STACKS)
+                self._workers.signal(attempt.worker, STACKS)
                 attempt.ask_at += STACKS_S
         # what is pruned is not gone on with: it needs no time for a checkpoint
         grace = min(PRUNE_GRACE_S, self._options.grace_s) if outcome == "pruned" else self._options.grace_s
@@ -368,48 +474,73 @@ class Runner:
     def _fence(self, attempt: _Attempt) -> None:
         attempt.fenced = True
         attempt.ended_by = "fenced"
-        self._workers.signal(attempt.pid, signal.SIGKILL)
+        self._workers.signal(attempt.worker, signal.SIGKILL)
 
     # --- the end of an attempt
 
-    def _ended(self, end: Exit) -> None:
-        attempt = self._attempts.pop(end.pid, None)
-        if attempt is None:
+    def _hear(self, end: Exit | Done) -> None:
+        """Take in that a worker has ended an attempt, or itself."""
+        worker = self._at_work.get(end.worker)
+        if worker is None:
             return
+        if isinstance(end, Done):
+            self._close(worker, Exit(end.worker, None, None))
+            if worker.queue:
+                self._begin(worker.queue[0], worker.slot)
+            return
+        del self._at_work[end.worker]
+        # of an attempt that it did not come to, a warm worker's end says nothing
+        if worker.queue and (worker.ended == 0 or worker.queue[0].folder.log_file.exists()):
+            self._close(worker, end)
+        if not worker.queue:
+            self._slots.release(worker.slot)
+        elif self._signals or self._fault:
+            self._slots.release(worker.slot)
+            for attempt in worker.queue:
+                claim = attempt.claim
+                kept = Ending("interrupted", "waiting", errors=claim.errors, idle_deaths=claim.idle_deaths)
+                self._closed.append(_Closed(attempt, Finished(claim, kept)))
+        else:
+            self._spawn(worker)
+
+    def _close(self, worker: _Worker, end: Exit) -> None:
+        """Read how a worker's attempt has ended; it is kept with what else has."""
+        attempt = worker.queue.popleft()
+        worker.ended += 1
         attempt.folder.cap_log()
         while (found := attempt.folder.records(attempt.offset))[1] != attempt.offset:
             for record in found[0]:
                 self._keep(attempt, record)
             attempt.offset = found[1]
         result = last_word(attempt.folder, end)
-        ending = self._ending(attempt, end, result)
+        ending = self._ending(attempt, worker.slot, end, result)
         metrics = result.metrics if result else {}
         ending, scores = self._scored(attempt, ending, metrics)
-        ending = replace(ending, facts={**ending.facts, **energy_facts(attempt.meter, self._meter(attempt.slot))})
-        try:
-            if attempt.fenced:
-                raise Fenced
-            if attempt.unsaved and attempt.claim in claims.add_measurements(
-                self._store, [(attempt.claim, attempt.unsaved)]
-            ):
-                raise Fenced
-            claims.finish(self._store, attempt.claim, ending, metrics, scores)
-        except Fenced:
+        ending = replace(ending, facts={**ending.facts, **energy_facts(attempt.meter, self._meter(worker.slot))})
+        if result is not None:
+            self._pace = result.seconds if self._pace is None else (1 - PACE) * self._pace + PACE * result.seconds
+            if result.exit_code == EXIT_ENVIRONMENT and ending.outcome == "error" and not attempt.fenced:
+                self._fault = Fault(result.error, hint=result.hint)
+        finished = Finished(attempt.claim, ending, metrics, tuple(attempt.unsaved), scores)
+        self._closed.append(_Closed(attempt, finished))
+
+    def _kept(self, closed: _Closed, *, is_fenced: bool) -> None:
+        """Say what has become of an attempt, once that is in the store."""
+        attempt, ending = closed.attempt, closed.finished.ending
+        if is_fenced or attempt.fenced:
             claims.fence(self._store, attempt.claim)
             ending = replace(ending, outcome="fenced", state="waiting")
-        finally:
-            self._slots.release(attempt.slot)
-        if not self._attempts:
+        elif ending.state == "waiting":
+            self._waiting.appendleft(attempt.claim.trial)
+        if not self._at_work:
             self._next_look = 0.0  # what others do, and what the results call for, is asked at once
-        if result is not None and result.exit_code == EXIT_ENVIRONMENT and ending.outcome == "error":
-            self._fault = Fault(result.error, hint=result.hint)
-        self._report(attempt, ending, metrics)
+        self._report(attempt, ending, closed.finished.metrics)
         self._has_news = self._has_news or ending.state in ("done", "failed")
         if ending.outcome == "ok":
             self._warn_of_no_pruning(attempt)
             self._warn_of_no_change(attempt.claim.fingerprint)
 
-    def _ending(self, attempt: _Attempt, end: Exit, result: Result | None) -> Ending:
+    def _ending(self, attempt: _Attempt, slot: Slot, end: Exit, result: Result | None) -> Ending:
         claim = attempt.claim
         if result is None:
             # a stop request may go to every process of a job step, and reach a worker before us
@@ -433,7 +564,7 @@ class Runner:
         if result is not None and result.exit_code == EXIT_ENVIRONMENT:
             # not the trial's fault: it waits until the data or the machine is there
             return replace(ending, state="waiting", errors=claim.errors, idle_deaths=claim.idle_deaths)
-        others = self._others_on(attempt.slot) if ending.outcome == "oom" else ""
+        others = self._others_on(slot) if ending.outcome == "oom" else ""
         if others:
             ending = replace(ending, error=f"{ending.error}; {others}")
         return decide(
@@ -493,10 +624,8 @@ class Runner:
             self._warned.add("prune")
 
     def _warn_of_no_change(self, fingerprint: str) -> None:
-        for arm, text in unchanged(self._plan, self._store, fingerprint).items():
-            if arm not in self._warned:
-                self._progress.say(f"warning: {text}")
-            self._warned.add(arm)
+        for text in self._unchanged.said_of(fingerprint):
+            self._progress.say(f"warning: {text}")
 
     # --- plans that grow
 
@@ -512,9 +641,10 @@ class Runner:
             return False
         record_plan(self._store, self._plan)
         self._pruner = None  # there are more to judge
+        self._unchanged = Unchanged(self._plan, self._store, said=self._unchanged)
         self._progress.extend(self._mine(trials_of(self._store, self._study_id)))
         self._progress.say(_growth(new))
-        self._next_claim = 0.0
+        self._ask_again()
         return True
 
     # --- other runners
@@ -530,7 +660,7 @@ class Runner:
         self._progress.refresh_states({each.trial: (each.state, each.outcome) for each in mine})
         waiting = any(each.state == "waiting" for each in mine)
         if waiting:
-            self._next_claim = 0.0
+            self._ask_again()
         return waiting or any(each.state == "running" for each in mine)
 
     def _mine(self, trials: Sequence[StoredTrial]) -> list[StoredTrial]:
@@ -539,7 +669,9 @@ class Runner:
     def _recover(self) -> None:
         """Give back to the queue what dead runners held, and what we hold without knowing: a claim's reply was lost."""
         held = claims.held_trials(self._store)
-        at_work = {(attempt.claim.trial, attempt.claim.number) for attempt in self._attempts.values()}
+        ours = [*(each for worker in self._at_work.values() for each in worker.queue)]
+        ours += [each.attempt for each in self._closed]
+        at_work = {(attempt.claim.trial, attempt.claim.number) for attempt in ours}
         for each in held:
             if (
                 each.owner == self.id and (each.trial, each.claim) not in at_work
@@ -558,7 +690,12 @@ class Runner:
 
     def _take_back(self, held: Held, ending: Ending) -> None:
         if claims.take_back(self._store, held, ending):
-            self._next_claim = 0.0
+            self._ask_again()
+
+    def _ask_again(self) -> None:
+        """There are trials that wait, and of which we may not know."""
+        self._next_claim = 0.0
+        self._waiting.clear()
 
     # --- start and stop
 
@@ -584,9 +721,9 @@ class Runner:
 
         Where it lets us not, the next run finds our lock free and takes it.
         """
-        for attempt in self._attempts.values():
-            self._workers.signal(attempt.pid, signal.SIGKILL)
-            attempt.slot.release()
+        for worker in self._at_work.values():
+            self._workers.signal(worker.number, signal.SIGKILL)
+            worker.slot.release()
         self._store.retry_deadline_s = PARTING_S
         with contextlib.suppress(StoreError):
             for held in claims.held_trials(self._store):
@@ -601,17 +738,21 @@ class Runner:
 
         Only a person's impatience counts: a scheduler repeats its warnings, and means the same by them.
         """
-        if self._attempts:
+        if self._at_work:
             self._progress.say("stopping: the running trials are asked to end; a second Ctrl-C ends them at once")
-        for attempt in self._attempts.values():
-            self._end(attempt, "stop")
-        while self._attempts:
+        for worker in self._at_work.values():
+            if worker.queue:
+                self._end(worker.queue[0], "stop")
+            else:
+                self._workers.retire(worker.number)
+        while self._at_work:
             if signal.SIGINT in self._signals[1:]:
-                for attempt in self._attempts.values():
+                for attempt in self._running():
                     attempt.kill_at = 0.0
             self._watch_limits()
             for end in self._workers.wait(POLL_S):
-                self._ended(end)
+                self._hear(end)
+            self._exchange([])
         self._recover()
 
 

@@ -77,7 +77,7 @@ class SlotPool:
     def release(self, slot: Slot) -> None:
         self._used.discard(slot.name)
         slot.release()
-        if self._others_are_hungry():
+        if self.others_are_hungry():
             self._yield_until = time.monotonic() + YIELD_S
 
     @property
@@ -91,7 +91,8 @@ class SlotPool:
             self._hunger.release()
             self._hunger = None
 
-    def _others_are_hungry(self) -> bool:
+    def others_are_hungry(self) -> bool:
+        """Tell whether another run holds no slot and waits for one."""
         alone = FileLock.try_take(self._hunger_file)
         if alone is not None:
             alone.release()

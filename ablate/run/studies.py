@@ -13,7 +13,7 @@ from ablate.errors import AblateError
 from ablate.failpoints import failpoint
 from ablate.plan.trials import Plan
 from ablate.run.progress import Progress
-from ablate.run.provenance import code_sha256, machine_facts
+from ablate.run.provenance import code_sha256, machine_facts, preloaded
 from ablate.run.runner import Options, Runner, Summary, check_task
 from ablate.run.slots import SlotPool
 from ablate.run.workers import Workers
@@ -69,7 +69,7 @@ def run_study(
         stale = [name for name, known in origins.items() if known.code_sha256 != code or _is_of_other_versions(known)]
     with worker_server() as workers:
         if (fresh and stale) or any(states.get(name) not in ("done", "failed") for name in prints):
-            workers.start()
+            workers.start(preloaded(plan.study.task, study_folder))
             check_task(plan, workers, study_folder)
         store = existing or make_store()
         study_id = record_plan(store, plan)

@@ -81,14 +81,14 @@ def _time(trial: Trial, plan: Plan, workers: Workers, study_folder: Path, enviro
             )
         )
         started = time.monotonic()
-        pid = workers.spawn(folder.path, environment)
+        worker = workers.spawn(folder.path, environment)
         records: list[dict[str, Any]] = []
         ended = False
         while not records and not ended:
-            ended = any(end.pid == pid for end in workers.wait(0.02))
+            ended = any(end.worker == worker for end in workers.wait(0.02))
             records, _ = folder.records()
         took = time.monotonic() - started
-        _end(workers, pid, ended)
+        _end(workers, worker, ended)
         result = folder.result()
         if records:
             epochs = records[0].get("epochs")
@@ -98,11 +98,11 @@ def _time(trial: Trial, plan: Plan, workers: Workers, study_folder: Path, enviro
         return Timing("", None, None, result.error if result else "the worker died")
 
 
-def _end(workers: Workers, pid: int, ended: bool) -> None:
+def _end(workers: Workers, worker: int, ended: bool) -> None:
     deadline = time.monotonic() + GRACE_S
     if not ended:
-        workers.signal(pid, signal.SIGTERM)
+        workers.signal(worker, signal.SIGTERM)
     while not ended:
         if time.monotonic() > deadline:
-            workers.signal(pid, signal.SIGKILL)
-        ended = any(end.pid == pid for end in workers.wait(0.1))
+            workers.signal(worker, signal.SIGKILL)
+        ended = any(end.worker == worker for end in workers.wait(0.1))

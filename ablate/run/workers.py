@@ -10,27 +10,38 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ablate.errors import EnvironmentFault
 from ablate.failpoints import failpoint
 from ablate.run.stopping import held_back
 
 START_PATIENCE_S = 120.0
+LOOP = "ablate.train.classification"  # what many tasks import; it takes a second
 
 
 @dataclass(frozen=True)
 class Exit:
     """The end of a worker process: its exit code, or the signal that ended it."""
 
-    pid: int
+    worker: int
     exit_code: int | None
     signal: int | None
 
 
+@dataclass(frozen=True)
+class Done:
+    """The end of an attempt of a warm worker, which goes on."""
+
+    worker: int
+    folder: str
+
+
 class Workers:
-    """A fork server and its workers. They die with this process, whatever ends it."""
+    """A fork server and its workers, each known by a number of ours. They die with this process, whatever ends it."""
 
     def __init__(self, log_file: Path) -> None:
         self._log_file = log_file
@@ -38,11 +49,17 @@ class Workers:
         self._commands = -1
         self._replies = -1
         self._buffer = b""
-        self._exits: list[Exit] = []
-        self._spawned: dict[str, int] = {}
+        self._events: list[Exit | Done] = []
+        self._last = 0
+        self._pids: dict[int, int] = {}
+        self._asked: dict[int, float] = {}  # when the server was asked for a worker of which it has not told yet
+        self._life = -1
 
-    def start(self) -> None:
-        """Start the server without waiting for it: it imports torch while the runner opens the store."""
+    def start(self, modules: Sequence[str] = (LOOP,)) -> None:
+        """Start the server without waiting for it: it imports torch while the runner opens the store.
+
+        ``modules`` are what it imports besides before it forks.
+        """
         command_read, self._commands = os.pipe2(os.O_CLOEXEC)
         self._replies, reply_write = os.pipe2(os.O_CLOEXEC)
         environment = {**os.environ, "ABLATE_PARENT": str(os.getpid()), "PYTHONHASHSEED": "0"}
@@ -55,7 +72,7 @@ class Workers:
         failpoint("server-log-begun")
         with self._log_file.open("ab") as log, held_back():
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ablate.train.server", str(command_read), str(reply_write)],
+                [sys.executable, "-m", "ablate.train.server", str(command_read), str(reply_write), *modules],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -63,34 +80,46 @@ class Workers:
                 pass_fds=(command_read, reply_write),
                 start_new_session=True,
             )
+        self._life = os.pidfd_open(self._process.pid)
         os.close(command_read)
         os.close(reply_write)
 
-    def spawn(self, folder: Path, environment: dict[str, str]) -> int:
-        """Start a worker on an attempt folder and return its process id. Raises EnvironmentFault."""
+    def spawn(self, folder: Path, environment: dict[str, str], *, warm: bool = False) -> int:
+        """Start a worker on an attempt folder and return its number. Raises EnvironmentFault.
+
+        A ``warm`` one goes on with the folders that ``go_on`` names, as long as its attempts end well.
+        """
         if self._process is None:
             self.start()
-        key = str(folder)
-        message = {"spawn": key, "folder": key, "environment": environment}
-        try:
-            os.write(self._commands, json.dumps(message).encode() + b"\n")
-        except BrokenPipeError:
-            raise self._dead() from None
-        while key not in self._spawned:
-            self._read(START_PATIENCE_S)
-        return self._spawned.pop(key)
+        self._last += 1
+        self._asked[self._last] = time.monotonic()
+        self._command({"spawn": self._last, "folder": str(folder), "environment": environment, "warm": warm})
+        return self._last
 
-    def wait(self, seconds: float) -> list[Exit]:
-        """Wait up to ``seconds`` for workers to end, and return those that did."""
+    def go_on(self, worker: int, folder: Path) -> None:
+        """Give a warm worker one more attempt. It may have ended before it takes it: the attempt then never began."""
+        self._command({"next": worker, "folder": str(folder)})
+
+    def retire(self, worker: int) -> None:
+        """Have a warm worker end when it has done what it was given."""
+        self._command({"retire": worker})
+
+    def wait(self, seconds: float) -> list[Exit | Done]:
+        """Wait up to ``seconds`` for workers and attempts to end; return those that did. Raises EnvironmentFault."""
         if self._process is None:
             time.sleep(seconds)
-        elif not self._exits:
-            self._read(seconds, patient=False)
-        ended, self._exits = self._exits, []
+        elif not self._events:
+            self._read(seconds)
+        ended, self._events = self._events, []
         return ended
 
-    def signal(self, pid: int, number: signal.Signals) -> None:
+    def signal(self, worker: int, number: signal.Signals) -> None:
         """Send a signal to one worker; SIGKILL goes to its whole process group."""
+        while worker in self._asked:
+            self._read(1.0)
+        pid = self._pids.get(worker)
+        if pid is None:
+            return  # it has ended
         with contextlib.suppress(ProcessLookupError):
             if number == signal.SIGKILL:
                 os.killpg(pid, number)  # a worker leads a group of its own: its pid is the group's
@@ -108,24 +137,36 @@ class Workers:
             self._process.kill()
             self._process.wait()
         os.close(self._replies)
+        os.close(self._life)
         self._process = None
 
-    def _read(self, seconds: float, *, patient: bool = True) -> None:
-        ready, _, _ = select.select([self._replies], [], [], seconds)
+    def _command(self, message: dict[str, Any]) -> None:
+        try:
+            os.write(self._commands, json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._dead() from None
+
+    def _read(self, seconds: float) -> None:
+        # not by the end of the pipe alone: what a task has left behind may hold it open
+        ready, _, _ = select.select([self._replies, self._life], [], [], seconds)
         if not ready:
-            if patient:
+            if self._asked and time.monotonic() > min(self._asked.values()) + START_PATIENCE_S:
                 raise EnvironmentFault("the worker server does not answer", where=str(self._log_file))
             return
-        data = os.read(self._replies, 65536)
+        data = os.read(self._replies, 65536) if self._replies in ready else b""
         if not data:
             raise self._dead()
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
-            message = json.loads(line)
-            if "spawned" in message:
-                self._spawned[message["spawned"]] = message["pid"]
-            elif "exited" in message:
-                self._exits.append(_exit(message["exited"], message["status"]))
+            match json.loads(line):
+                case {"spawned": worker, "pid": pid}:
+                    del self._asked[worker]
+                    self._pids[worker] = pid
+                case {"done": worker, "folder": folder}:
+                    self._events.append(Done(worker, folder))
+                case {"exited": worker, "status": status}:
+                    del self._pids[worker]
+                    self._events.append(_exit(worker, status))
 
     def _dead(self) -> EnvironmentFault:
         tail = self._log_file.read_text(errors="replace").strip().splitlines()
@@ -134,6 +175,6 @@ class Workers:
         return EnvironmentFault(f"the worker server ended: {why}", where=str(self._log_file), hint=hint)
 
 
-def _exit(pid: int, status: int) -> Exit:
+def _exit(worker: int, status: int) -> Exit:
     code = os.waitstatus_to_exitcode(status)
-    return Exit(pid, code if code >= 0 else None, -code if code < 0 else None)
+    return Exit(worker, code if code >= 0 else None, -code if code < 0 else None)

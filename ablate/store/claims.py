@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ablate.store.scores import PackedIds, PackedScores
 
 LEASE_S = 60.0
+CHUNK = 256  # trials that are asked for at once whether they wait
 
 
 class Fenced(Exception):
@@ -60,6 +61,33 @@ class Ending:
     errors: int = 0
     idle_deaths: int = 0
     facts: Mapping[str, str] = field(default_factory=dict)  # joined to the attempt's environment
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a runner asks for: a trial for each of these slots, with what is noted of the machine there.
+
+    The first waiting ones of ``among``, trials by id in the order in which they are wanted; else of the study version,
+    in plan order, those of ``arms`` alone if there are any. ``code`` is the hash of the task's source: an attempt goes
+    on from checkpoints of the same code alone.
+    """
+
+    runner: str
+    slots: Sequence[tuple[str, Mapping[str, str]]]
+    among: Sequence[int]
+    code: str = ""
+    lease_s: float = LEASE_S
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An attempt that has ended: what it measured, by epoch (``epoch``, ``values``) and at its end, and its scores."""
+
+    claim: Claim
+    ending: Ending
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    records: Sequence[Mapping[str, Any]] = ()
+    scores: KeptScores | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +134,34 @@ def end_runner(store: Store, runner_id: str) -> None:
     store.write(lambda connection: connection.execute(query.values(ended=now(connection))))
 
 
+def waiting_trials(store: Store, study_id: int, *, arms: Sequence[str] | None = None) -> list[int]:
+    """Return the ids of the waiting trials of a study version in plan order."""
+    query = (
+        select(trial.c.id)
+        .join_from(replicate, trial, trial.c.id == replicate.c.trial)
+        .join(arm, arm.c.id == replicate.c.arm)
+        .where(arm.c.study == study_id, trial.c.state == "waiting")
+        .order_by(replicate.c.position)
+    )
+    if arms is not None:
+        query = query.where(arm.c.name.in_(arms))
+    return list(dict.fromkeys(store.read(lambda connection: list(connection.execute(query).scalars()))))
+
+
+def exchange(store: Store, finished: Sequence[Finished], wanted: Wanted | None) -> tuple[list[Claim], list[Claim]]:
+    """Close attempts and claim trials in their place, in one transaction.
+
+    Returns the claims of those that were fenced, of which nothing was written, and the new claims: fewer than are
+    wanted where fewer wait.
+    """
+
+    def work(connection: Connection) -> tuple[list[Claim], list[Claim]]:
+        fenced = _finish(connection, finished) if finished else []
+        return fenced, _claim(connection, wanted) if wanted is not None else []
+
+    return store.write(work)
+
+
 def claim_trial(
     store: Store,
     *,
@@ -117,51 +173,63 @@ def claim_trial(
     environment: Mapping[str, str] | None = None,
     lease_s: float = LEASE_S,
 ) -> Claim | None:
-    """Claim the first waiting trial of a study version in plan order and open its attempt; None where none waits.
+    """Claim the first waiting trial of a study version in plan order and open its attempt; None where none waits."""
+    while waiting := waiting_trials(store, study_id, arms=arms):
+        wanted = Wanted(runner_id, [(slot, environment or {})], waiting[:CHUNK], code, lease_s)
+        _, claimed = exchange(store, (), wanted)
+        if claimed:
+            return claimed[0]
+    return None
 
-    ``code`` is the hash of the task's source: the attempt goes on from checkpoints of the same code alone.
-    """
-    waiting = (
-        select(trial.c.id)
-        .join_from(replicate, trial, trial.c.id == replicate.c.trial)
-        .join(arm, arm.c.id == replicate.c.arm)
-        .where(arm.c.study == study_id, trial.c.state == "waiting")
-        .order_by(replicate.c.position)
-        .limit(1)
-    )
-    if arms is not None:
-        waiting = waiting.where(arm.c.name.in_(arms))
-    waiting = waiting.with_for_update(skip_locked=True, of=trial)  # SQLite leaves it out
 
-    def work(connection: Connection) -> Claim | None:
-        at = now(connection)
-        query = (
-            update(trial)
-            .where(trial.c.id == waiting.scalar_subquery(), trial.c.state == "waiting")
-            .values(state="running", claim=trial.c.claim + 1, owner=runner_id, lease_until=at + lease_s, reason=None)
-            .returning(trial)
+def _claim(connection: Connection, wanted: Wanted) -> list[Claim]:
+    ids = _first_waiting(connection, wanted.among, len(wanted.slots))
+    if not ids:
+        return []
+    at = now(connection)
+    query = (
+        update(trial)
+        .where(trial.c.id.in_(ids))
+        .values(
+            state="running", claim=trial.c.claim + 1, owner=wanted.runner, lease_until=at + wanted.lease_s, reason=None
         )
-        row = connection.execute(query).first()
-        if row is None:
-            return None
-        earlier = _folders(connection, row.id, code)
-        values = {"trial": row.id, "claim": row.claim, "runner": runner_id, "slot": slot, "started": at}
-        values["folder"] = attempt_folder(row.fingerprint, row.claim)
-        values |= {"code_sha256": code, "environment_json": json.dumps(environment or {}, sort_keys=True)}
-        connection.execute(insert(attempt).values(**values))
-        return Claim(
-            row.id,
-            row.claim,
-            row.fingerprint,
-            row.task,
-            row.settings_json,
-            row.seed,
-            row.errors,
-            row.idle_deaths,
-            earlier,
+        .returning(
+            trial.c.id.label("trial"), trial.c.claim.label("number"), trial.c.fingerprint, trial.c.task,
+            trial.c.settings_json, trial.c.seed, trial.c.errors, trial.c.idle_deaths,
         )
+    )  # fmt: skip
+    rows = {row.trial: row for row in connection.execute(query)}
+    earlier = _folders(connection, [row.trial for row in rows.values() if row.number > 1], wanted.code)
+    claimed = [Claim(**rows[number]._mapping, earlier=tuple(earlier.get(number, ()))) for number in ids]
+    attempts = [
+        {
+            "trial": claim.trial,
+            "claim": claim.number,
+            "runner": wanted.runner,
+            "slot": slot,
+            "folder": attempt_folder(claim.fingerprint, claim.number),
+            "code_sha256": wanted.code,
+            "environment_json": json.dumps(dict(environment), sort_keys=True),
+        }
+        for claim, (slot, environment) in zip(claimed, wanted.slots, strict=False)
+    ]
+    connection.execute(insert(attempt).values(started=at), attempts)
+    return claimed
 
-    return store.write(work)
+
+def _first_waiting(connection: Connection, among: Sequence[int], number: int) -> list[int]:
+    """Return the first so many of these trials that wait, in their order, and lock them."""
+    query = select(trial.c.id).where(trial.c.id.in_(bindparam("among", expanding=True)), trial.c.state == "waiting")
+    found = set(connection.execute(query, {"among": among}).scalars())
+    waiting = [each for each in among if each in found]
+    if not is_postgresql(connection):
+        return waiting[:number]  # no other writes before we have committed
+    locked: list[int] = []
+    while waiting and len(locked) < number:
+        part, waiting = waiting[: number - len(locked)], waiting[number - len(locked) :]
+        got = set(connection.execute(query.with_for_update(skip_locked=True), {"among": part}).scalars())
+        locked += [each for each in part if each in got]
+    return locked
 
 
 def attempt_folder(fingerprint: str, claim: int) -> str:
@@ -188,13 +256,9 @@ def add_measurements(store: Store, batch: Iterable[tuple[Claim, Sequence[Mapping
     batch = list(batch)
 
     def work(connection: Connection) -> list[Claim]:
-        fenced = []
-        for claim, records in batch:
-            if _holds(connection, claim.trial, claim.number):
-                _upsert(connection, claim, records)
-            else:
-                fenced.append(claim)
-        return fenced
+        held = _held_claims(connection, [claim for claim, _ in batch])
+        _upsert(connection, [each for each in batch if (each[0].trial, each[0].number) in held])
+        return [claim for claim, _ in batch if (claim.trial, claim.number) not in held]
 
     return store.write(work)
 
@@ -206,56 +270,66 @@ def finish(
     metrics: Mapping[str, float] | None = None,
     scores: KeptScores | None = None,
 ) -> None:
-    """Close an attempt and give its trial the next state, in one transaction. Raises Fenced and writes nothing more.
+    """Close an attempt and give its trial the next state, in one transaction. Raises Fenced and writes nothing more."""
+    fenced, _ = exchange(store, [Finished(claim, ending, metrics or {}, scores=scores)], None)
+    if fenced:
+        raise Fenced
+
+
+def _finish(connection: Connection, finished: Sequence[Finished]) -> list[Claim]:
+    """Close attempts and give their trials the next state; return the claims of those that are fenced.
 
     A result stands in place of earlier ones; what earlier attempts measured stays with them. Twice is the same as once:
-    a commit whose reply was lost is found to be done.
+    a commit whose reply was lost is found to be done, as nobody else gives an attempt of ours such an end.
     """
+    held = _held_claims(connection, [each.claim for each in finished])
+    ours = [each for each in finished if (each.claim.trial, each.claim.number) in held]
+    late = [each for each in finished if (each.claim.trial, each.claim.number) not in held]
+    if ours:
+        connection.execute(_RELEASE, [_next_state(each) for each in ours])
+        _upsert(connection, [(each.claim, each.records) for each in ours])
+        _close(connection, [(each.claim.trial, each.claim.number, each.ending) for each in ours])
+    done = [each for each in ours if each.ending.state == "done"]
+    rows = [
+        {"trial": each.claim.trial, "claim": each.claim.number, "metric": storable(name), "epoch": None}
+        | stored_number(value)
+        for each in done
+        for name, value in each.metrics.items()
+    ]
+    if rows:
+        connection.execute(insert(measurement), rows)
+    for each in done:
+        if each.scores is not None:
+            _keep_scores(connection, each.claim, each.scores)
+    return [each.claim for each in late if _outcome(connection, each.claim) != each.ending.outcome]
 
-    def work(connection: Connection) -> None:
-        done = ending.state == "done"
-        query = (
-            update(trial)
-            .where(trial.c.id == claim.trial, trial.c.claim == claim.number, trial.c.state == "running")
-            .values(
-                state=ending.state,
-                reason=ending.reason and storable(ending.reason),
-                owner=None,
-                lease_until=None,
-                result_claim=claim.number if done else None,
-                errors=ending.errors,
-                idle_deaths=ending.idle_deaths,
-            )
-            .returning(trial.c.id)
-        )
-        if connection.execute(query).first() is None:
-            if _outcome(connection, claim) == ending.outcome:
-                return  # nobody else gives an attempt of ours such an end: it was us
-            raise Fenced
-        _close(connection, claim.trial, claim.number, ending)
-        if done:
-            rows = [
-                {
-                    "trial": claim.trial,
-                    "claim": claim.number,
-                    "metric": storable(name),
-                    "epoch": None,
-                    **stored_number(value),
-                }
-                for name, value in (metrics or {}).items()
-            ]
-            if rows:
-                connection.execute(insert(measurement), rows)
-            if scores is not None:
-                _keep_scores(connection, claim, scores)
 
-    store.write(work)
+_RELEASE = (
+    update(trial)
+    .where(trial.c.id == bindparam("held_trial"))
+    .values(
+        state=bindparam("next_state"), reason=bindparam("why"), owner=None, lease_until=None,
+        result_claim=bindparam("stands"), errors=bindparam("made"), idle_deaths=bindparam("died"),
+    )
+)  # fmt: skip
+
+
+def _next_state(finished: Finished) -> dict[str, Any]:
+    ending = finished.ending
+    return {
+        "held_trial": finished.claim.trial,
+        "next_state": ending.state,
+        "why": ending.reason and storable(ending.reason),
+        "stands": finished.claim.number if ending.state == "done" else None,
+        "made": ending.errors,
+        "died": ending.idle_deaths,
+    }
 
 
 def fence(store: Store, claim: Claim) -> None:
     """Close the attempt of a claim that was taken over, where the one who took it has not done so."""
     ending = Ending("fenced", "waiting")
-    store.write(lambda connection: _close(connection, claim.trial, claim.number, ending))
+    store.write(lambda connection: _close(connection, [(claim.trial, claim.number, ending)]))
 
 
 def held_trials(store: Store) -> list[Held]:
@@ -310,7 +384,7 @@ def take_back(store: Store, held: Held, ending: Ending) -> bool:
         )
         if connection.execute(query).first() is None:
             return False
-        _close(connection, held.trial, held.claim, ending)
+        _close(connection, [(held.trial, held.claim, ending)])
         return True
 
     return store.write(work)
@@ -342,11 +416,13 @@ def retrain(store: Store, fingerprints: Sequence[str]) -> None:
         store.write(lambda connection: connection.execute(query, [{"name": name} for name in fingerprints]))
 
 
-def _holds(connection: Connection, trial_id: int, number: int) -> bool:
-    query = select(trial.c.id).where(trial.c.id == trial_id, trial.c.claim == number, trial.c.state == "running")
+def _held_claims(connection: Connection, claims: Sequence[Claim]) -> set[tuple[int, int]]:
+    """Return which of these claims still hold, as (trial, claim)."""
+    query = select(trial.c.id, trial.c.claim).where(trial.c.id.in_([each.trial for each in claims]))
+    query = query.where(trial.c.state == "running")
     if is_postgresql(connection):
-        query = query.with_for_update()  # or a taker could slip in before our write
-    return connection.execute(query).first() is not None
+        query = query.order_by(trial.c.id).with_for_update()  # or a taker could slip in before our write
+    return {(row.id, row.claim) for row in connection.execute(query)}
 
 
 def _outcome(connection: Connection, claim: Claim) -> str | None:
@@ -354,13 +430,16 @@ def _outcome(connection: Connection, claim: Claim) -> str | None:
     return connection.execute(query).scalar()
 
 
-def _upsert(connection: Connection, claim: Claim, records: Sequence[Mapping[str, Any]]) -> None:
+def _upsert(connection: Connection, batch: Iterable[tuple[Claim, Sequence[Mapping[str, Any]]]]) -> None:
     latest = {
-        (storable(name), record["epoch"]): value for record in records for name, value in record["values"].items()
+        (claim.trial, claim.number, storable(name), record["epoch"]): value
+        for claim, records in batch
+        for record in records
+        for name, value in record["values"].items()
     }  # one statement must not touch a row twice
     rows = [
-        {"trial": claim.trial, "claim": claim.number, "metric": name, "epoch": epoch, **stored_number(float(value))}
-        for (name, epoch), value in latest.items()
+        {"trial": trial_id, "claim": number, "metric": name, "epoch": epoch, **stored_number(float(value))}
+        for (trial_id, number, name, epoch), value in latest.items()
     ]
     if not rows:
         return
@@ -373,26 +452,42 @@ def _upsert(connection: Connection, claim: Claim, records: Sequence[Mapping[str,
     connection.execute(statement, rows)
 
 
-def _close(connection: Connection, trial_id: int, number: int, ending: Ending) -> None:
-    this = (attempt.c.trial == trial_id) & (attempt.c.claim == number)
-    if ending.facts:
-        known = json.loads(connection.execute(select(attempt.c.environment_json).where(this)).scalar() or "{}")
-        text = json.dumps({**known, **ending.facts}, sort_keys=True)
-        connection.execute(update(attempt).where(this).values(environment_json=text))
+def _close(connection: Connection, ends: Sequence[tuple[int, int, Ending]]) -> None:
+    """Write how attempts ended, given by trial and claim; one that has an end keeps it."""
+    this = (attempt.c.trial == bindparam("of")) & (attempt.c.claim == bindparam("under"))
+    for trial_id, number, ending in ends:
+        if ending.facts:
+            key = {"of": trial_id, "under": number}
+            known = json.loads(connection.execute(select(attempt.c.environment_json).where(this), key).scalar() or "{}")
+            text = json.dumps({**known, **ending.facts}, sort_keys=True)
+            connection.execute(update(attempt).where(this).values(environment_json=text), key)
+    rows = [
+        {
+            "of": trial_id,
+            "under": number,
+            "how": ending.outcome,
+            "said": ending.error and storable(ending.error),
+            "code": ending.exit_code,
+            "by": ending.signal,
+            "took": ending.seconds,
+            "gone_on_from": ending.resumed_from,
+        }
+        for trial_id, number, ending in ends
+    ]
     query = (
         update(attempt)
         .where(this, attempt.c.ended.is_(None))
         .values(
             ended=now(connection),
-            outcome=ending.outcome,
-            error=ending.error and storable(ending.error),
-            exit_code=ending.exit_code,
-            signal=ending.signal,
-            seconds=ending.seconds,
-            resumed_from=ending.resumed_from,
+            outcome=bindparam("how"),
+            error=bindparam("said"),
+            exit_code=bindparam("code"),
+            signal=bindparam("by"),
+            seconds=bindparam("took"),
+            resumed_from=bindparam("gone_on_from"),
         )
     )
-    connection.execute(query)
+    connection.execute(query, rows)
 
 
 def _keep_scores(connection: Connection, claim: Claim, scores: KeptScores) -> None:
@@ -406,6 +501,10 @@ def _keep_scores(connection: Connection, claim: Claim, scores: KeptScores) -> No
     connection.execute(insert(score).values(examples=connection.execute(same).scalar_one(), **row))
 
 
-def _folders(connection: Connection, trial_id: int, code: str) -> tuple[str, ...]:
-    query = select(attempt.c.folder).where(attempt.c.trial == trial_id, attempt.c.code_sha256 == code)
-    return tuple(connection.execute(query.order_by(attempt.c.claim.desc())).scalars())
+def _folders(connection: Connection, trials: Sequence[int], code: str) -> dict[int, list[str]]:
+    """Return the folders of earlier attempts by trial, newest first."""
+    query = select(attempt.c.trial, attempt.c.folder).where(attempt.c.trial.in_(trials), attempt.c.code_sha256 == code)
+    found: dict[int, list[str]] = {}
+    for number, folder in connection.execute(query.order_by(attempt.c.claim.desc())) if trials else ():
+        found.setdefault(number, []).append(folder)
+    return found

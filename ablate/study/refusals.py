@@ -17,7 +17,7 @@ from ablate.study.words import did_you_mean, nearest
 # words of the format that this version refuses rather than ignores, by section of the file
 NOT_BUILT = {
     "analysis": {"variance", "best", "moderated"},
-    "execution": {"preset", "isolation"},
+    "execution": {"preset"},
     "resources": {"memory"},
     "seeds": {"anytime"},
 }

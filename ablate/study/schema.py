@@ -227,6 +227,11 @@ class Execution(_Model):
         "contiguous_format", description="the layout of image tensors, as the task is told"
     )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of one trial; other counts give other bits")
+    isolation: Literal["process", "warm"] = Field(
+        "process",
+        description="a fresh process for each attempt, or one for many: your module's globals then last from one "
+        "trial to the next",
+    )
 
 
 def _seconds(value: Any) -> Any:

@@ -36,7 +36,9 @@ def save(folder: Path, state: dict[str, Any], records: list[dict[str, Any]], *, 
     write_json(folder / NAME, kept, what="manifest")
     with refusals(folder, "the checkpoint"):
         failpoint("checkpoint-named")
-        sync_folder(folder)
+        # that of the attempt was made in haste: with its first checkpoint, it and those above it are to last
+        for each in (folder, *(folder.parents[:3] if not manifest else ())):
+            sync_folder(each)
         failpoint("checkpoint-durable")
         for old in manifest:
             if old not in kept:

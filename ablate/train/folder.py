@@ -108,13 +108,14 @@ class AttemptFolder:
     def create(self, work: Work) -> None:
         """Make the folder. What lies there already is moved aside: of another store beside ours, or brought along.
 
-        Its result would be taken for that of our attempt.
+        Its result would be taken for that of our attempt. Nothing here need outlast a power cut before there is a
+        checkpoint: the attempt would be lost, and the next one has a folder of its own.
         """
         if os.path.lexists(self.path) and not (self.path.is_dir() and not os.listdir(self.path)):
             failpoint("aside-begun")
             os.rename(self.path, self.path.with_name(f"{self.path.name}.before-{time.time_ns()}"))
-        make_folder(self.path)
-        write_json(self.work_file, asdict(work), what="work")
+        make_folder(self.path, durable=False)
+        write_json(self.work_file, asdict(work), what="work", durable=False)
 
     def work(self) -> Work:
         values = json.loads(self.work_file.read_text())
@@ -123,9 +124,10 @@ class AttemptFolder:
         return Work(**values)
 
     def write_result(self, result: Result) -> None:
+        """Write the worker's last word, for the runner to read at once: what makes it durable is the store's commit."""
         values = asdict(result)
         values["metrics"] = {name: encode_number(value) for name, value in result.metrics.items()}
-        write_json(self.result_file, values, what="result")
+        write_json(self.result_file, values, what="result", durable=False)
 
     def result(self) -> Result | None:
         """Return the worker's last word, or None where it ended without one. One that makes no sense is an error."""
@@ -325,16 +327,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
 
-def write_json(path: Path, value: object, *, what: str) -> None:
+def write_json(path: Path, value: object, *, what: str, durable: bool = True) -> None:
     """Write strict JSON like ``write_whole``."""
-    write_whole(path, json.dumps(value, indent=1, allow_nan=False).encode(), what=what)
+    write_whole(path, json.dumps(value, indent=1, allow_nan=False).encode(), what=what, durable=durable)
 
 
-def write_whole(path: Path, data: bytes | memoryview, *, what: str) -> None:
+def write_whole(path: Path, data: bytes | memoryview, *, what: str, durable: bool = True) -> None:
     """Write a file aside, sync it, and rename it into place; ``what`` names it in messages and failpoints.
 
-    Raises EnvironmentFault where the disk refuses: what was there before is there still, and nothing half of it. What
-    could not be synced is thrown away: a second fsync would only say that all is well.
+    One that is not ``durable`` is not synced: after a power cut it may be empty. Raises EnvironmentFault where the disk
+    refuses: what was there before is there still, and nothing half of it. What could not be synced is thrown away: a
+    second fsync would only say that all is well.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with refusals(path, f"the {what}"):
@@ -344,7 +347,8 @@ def write_whole(path: Path, data: bytes | memoryview, *, what: str) -> None:
                 file.write(data)
                 file.flush()
                 failpoint(f"{what}-written")
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             failpoint(f"{what}-synced")
             os.replace(aside, path)
         except OSError:
@@ -353,10 +357,10 @@ def write_whole(path: Path, data: bytes | memoryview, *, what: str) -> None:
         failpoint(f"{what}-renamed")
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder with those above it, so that they are there after a power cut. Raises EnvironmentFault."""
+def make_folder(path: Path, *, durable: bool = True) -> None:
+    """Make a folder with those above it; if ``durable``, they are there after a power cut. Raises EnvironmentFault."""
     with refusals(path, "the folder"):
-        missing = [each for each in (path, *path.parents) if not each.exists()]
+        missing = [each for each in (path, *path.parents) if not each.exists()] if durable else []
         failpoint("folder-begun")
         path.mkdir(parents=True, exist_ok=True)
         failpoint("folder-made")

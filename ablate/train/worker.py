@@ -1,16 +1,16 @@
-"""The worker: one process, one attempt at a time, from ``trial.json`` to ``result.json``. It never sees the store."""
+"""The worker: one process, one attempt at a time, from ``trial.json`` to ``result.json``. It never sees the store.
+
+It ends with its attempt, unless it is warm: then it takes one attempt after another, as long as they end well.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import faulthandler
 import fcntl
 import importlib
 import inspect
 import math
 import os
-import random
 import re
 import signal
 import sys
@@ -21,16 +21,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ablate.errors import EXIT_BUG, EXIT_DONE, AblateError, EnvironmentFault
 from ablate.train.context import Context, Diverged, Interrupted
-from ablate.train.folder import STACKS, UNWRITTEN, AttemptFolder, Result, Work, open_lock, refusals
-from ablate.train.seeding import stream_seed
+from ablate.train.folder import UNWRITTEN, AttemptFolder, Result, Work, open_lock, refusals
+from ablate.train.process import Orders, die_with, prepare, tell_stacks
 
 LOCK_PATIENCE_S = 30.0
-PR_SET_PDEATHSIG = 1
 
 # after a CUDA call, and of torch's allocator on a CPU
 _REFUSED = re.compile(
@@ -41,8 +39,14 @@ _REFUSED = re.compile(
 Task = Callable[[Mapping[str, Any], Context], Mapping[str, float]]
 
 
-def run_attempt(path: str | Path) -> None:
-    """Do the work of one attempt folder and write how it ended. Never raises for what the task does."""
+_stop: list[int] = []  # requests to end this process, which are never forgotten
+
+
+def run_attempt(path: str | Path) -> str:
+    """Do the work of one attempt folder, write how it ended and return the outcome.
+
+    Never raises for what the task does.
+    """
     folder = AttemptFolder(path)
     work = folder.work()
     started = time.monotonic()
@@ -56,7 +60,7 @@ def run_attempt(path: str | Path) -> None:
                 result = Result("ok")
             else:
                 context = _context(folder, work)
-                _prepare_process(work)
+                prepare(work.seed, work.threads)
                 result = Result("ok", metrics=_plain(task(work.settings, context), work.metrics))
     except BaseException as error:
         # asked to stop, libraries with a handler of their own for SIGTERM, such as Lightning, end the process
@@ -71,15 +75,18 @@ def run_attempt(path: str | Path) -> None:
     if context is not None:
         result = replace(result, resumed_from=context.resumed_from, facts=context.facts)
     folder.write_result(replace(result, seconds=time.monotonic() - started))
+    return result.outcome
 
 
-def live(path: str | Path) -> int:
-    """Do the work of one attempt folder and return the exit code of this process.
+def live(path: str, orders: Orders | None = None) -> int:
+    """Do the work of one attempt folder, and of those that are ordered after it; return this process's exit code.
 
     ``UNWRITTEN`` where the disk refused our last word: the runner says why, as the log may be refused as well.
     """
+    at: str | None = path
     try:
-        run_attempt(path)
+        while at and run_attempt(at) == "ok" and orders and not _stop:
+            at = orders.after(at)
     except EnvironmentFault as refused:
         with contextlib.suppress(OSError):
             print(refused, file=sys.stderr)
@@ -89,23 +96,6 @@ def live(path: str | Path) -> int:
             traceback.print_exc()
         return EXIT_BUG
     return EXIT_DONE
-
-
-def die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when ``parent`` dies; end at once where it is dead already (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def tell_stacks() -> None:
-    """Print the stacks of all threads to the log at a fatal signal, and where the runner asks for them.
-
-    By handlers in C: code that never lets go of the interpreter can't keep them waiting.
-    """
-    faulthandler.enable(file=2)
-    faulthandler.register(STACKS, file=2, all_threads=True)
 
 
 def _command_task(work: Work) -> Task:
@@ -138,8 +128,7 @@ def _find_task(work: Work) -> Task:
 
 
 def _context(folder: AttemptFolder, work: Work) -> Context:
-    stop: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
+    signal.signal(signal.SIGTERM, lambda number, _: _stop.append(number))
     return Context(
         seed=work.seed,
         folder=folder.path,
@@ -149,17 +138,8 @@ def _context(folder: AttemptFolder, work: Work) -> Context:
         earlier=work.earlier,
         fingerprint=work.fingerprint,
         metrics=work.metrics,
-        stop_requested=lambda: bool(stop),
+        stop_requested=lambda: bool(_stop),
     )
-
-
-def _prepare_process(work: Work) -> None:
-    """Set what torch reads from the process: threads (they change the bits), and the global generators."""
-    torch.set_num_threads(work.threads)
-    seed = stream_seed(work.seed, "init")
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def _plain(returned: object, declared: tuple[str, ...]) -> dict[str, float]:
@@ -259,7 +239,15 @@ def _wait_for_lock(descriptor: int, path: str) -> None:
         time.sleep(0.01)
 
 
-if __name__ == "__main__":
-    die_with(int(os.environ["ABLATE_PARENT"]))
+def _live_alone(folder: str, key: str = "", *pipes: str) -> int:
+    """Live in an interpreter of our own, where the server could not fork."""
+    die_with(int(os.environ.pop("ABLATE_PARENT")))
     tell_stacks()
-    sys.exit(live(sys.argv[1]))
+    if not pipes:
+        return live(folder)
+    orders, replies = map(int, pipes)
+    return live(folder, Orders(int(key), orders=orders, replies=replies, environment=os.environ))
+
+
+if __name__ == "__main__":
+    sys.exit(_live_alone(*sys.argv[1:]))

@@ -80,7 +80,7 @@ def server() -> Iterator[Workers]:
     """One worker server for the runs of this file: it has imported torch and nothing of any study."""
     with worker_server() as workers:
         workers.start()
-        workers.start = lambda: None  # type: ignore[method-assign]  # each run would start its own
+        workers.start = lambda *_: None  # type: ignore[method-assign]  # each run would start its own
         yield workers
 
 

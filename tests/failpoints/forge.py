@@ -206,7 +206,7 @@ class _Server:
             die_with(int(env["ABLATE_PARENT"]))
             if THREADED in env:
                 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
-            serve(*map(int, words[-2:]))
+            serve(int(words[3]), int(words[4]), *words[5:])
         except BaseException:
             traceback.print_exc()
         finally:
