@@ -160,7 +160,10 @@ class Progress:
 
     def say(self, text: str, lines: Sequence[str] = ()) -> None:
         """Print a line above the live picture, and under it some lines of a log."""
-        self._console.print(Text(printable(text)), soft_wrap=True)
+        if self._live is None:  # plain, as it would be printed: there may be thousands a second
+            print(printable(text), file=self._console.file, flush=True)
+        else:
+            self._console.print(Text(printable(text)), soft_wrap=True)
         for line in lines:
             self._console.print(Text(f"    {printable(line)}", style="dim"), soft_wrap=True)
 

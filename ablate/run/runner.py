@@ -264,13 +264,19 @@ class Runner:
         if time.monotonic() >= self._next_claim:
             places = [*self._hungry_workers(), *self._new_workers()]
         claimed = self._exchange([place.slot for place in places])
-        for place, claim in zip(places, claimed, strict=False):
-            self._prepare(claim, place)
         for worker in {id(place): place for place in places}.values():
-            if not worker.number and worker.queue:
+            given = [claim for place, claim in zip(places, claimed, strict=False) if place is worker]
+            new = [self._prepared(claim, worker) for claim in given]
+            is_idle = not worker.queue
+            worker.queue.extend(new)
+            if not worker.number and new:
                 self._spawn(worker)
             elif not worker.number:
                 self._slots.release(worker.slot)
+            elif new:
+                self._workers.go_on(worker.number, [attempt.folder.path for attempt in new])
+                if is_idle:
+                    self._begin(new[0], worker.slot)
         if places and not claimed and not self._waiting:
             self._slots.rest()
             self._next_claim = time.monotonic() + ELSEWHERE_S
@@ -336,8 +342,8 @@ class Runner:
             self._gpu_facts[slot.name] = gpu_facts(slot.name)
         return self._gpu_facts[slot.name]
 
-    def _prepare(self, claim: Claim, worker: _Worker) -> None:
-        """Make the folder of an attempt, and give it to a worker that goes on already."""
+    def _prepared(self, claim: Claim, worker: _Worker) -> _Attempt:
+        """Make the folder of an attempt."""
         study = self._plan.study
         folder = AttemptFolder(self._store.folder / claims.attempt_folder(claim.fingerprint, claim.number))
         work = Work(
@@ -355,12 +361,7 @@ class Runner:
             locks=(str(folder.path.parent / "lock"), *worker.slot.occupied),
         )
         folder.create(work)
-        attempt = _Attempt(claim, folder, worker.number)
-        worker.queue.append(attempt)
-        if worker.number:
-            self._workers.go_on(worker.number, folder.path)
-            if len(worker.queue) == 1:
-                self._begin(attempt, worker.slot)
+        return _Attempt(claim, folder, worker.number)
 
     def _spawn(self, worker: _Worker) -> None:
         """Start a worker's process on its first attempt, and give it the others."""
@@ -372,8 +373,8 @@ class Runner:
         worker.ended = 0
         for attempt in worker.queue:
             attempt.worker = worker.number
-        for attempt in others:
-            self._workers.go_on(worker.number, attempt.folder.path)
+        if others:
+            self._workers.go_on(worker.number, [attempt.folder.path for attempt in others])
         self._at_work[worker.number] = worker
         self._begin(first, worker.slot)
 

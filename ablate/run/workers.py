@@ -96,9 +96,9 @@ class Workers:
         self._command({"spawn": self._last, "folder": str(folder), "environment": environment, "warm": warm})
         return self._last
 
-    def go_on(self, worker: int, folder: Path) -> None:
-        """Give a warm worker one more attempt. It may have ended before it takes it: the attempt then never began."""
-        self._command({"next": worker, "folder": str(folder)})
+    def go_on(self, worker: int, folders: Sequence[Path]) -> None:
+        """Give a warm worker more attempts. It may have ended before it takes them: these then never began."""
+        self._command({"next": worker, "folders": [str(folder) for folder in folders]})
 
     def retire(self, worker: int) -> None:
         """Have a warm worker end when it has done what it was given."""

@@ -28,7 +28,7 @@ import signal
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -115,7 +115,7 @@ class AttemptFolder:
             failpoint("aside-begun")
             os.rename(self.path, self.path.with_name(f"{self.path.name}.before-{time.time_ns()}"))
         make_folder(self.path, durable=False)
-        write_json(self.work_file, asdict(work), what="work", durable=False)
+        write_json(self.work_file, vars(work), what="work", durable=False)
 
     def work(self) -> Work:
         values = json.loads(self.work_file.read_text())
@@ -125,8 +125,8 @@ class AttemptFolder:
 
     def write_result(self, result: Result) -> None:
         """Write the worker's last word, for the runner to read at once: what makes it durable is the store's commit."""
-        values = asdict(result)
-        values["metrics"] = {name: encode_number(value) for name, value in result.metrics.items()}
+        metrics = {name: encode_number(value) for name, value in result.metrics.items()}
+        values = {**vars(result), "metrics": metrics}
         write_json(self.result_file, values, what="result", durable=False)
 
     def result(self) -> Result | None:

@@ -4,7 +4,7 @@ A fork costs 5 ms where a new interpreter that imports torch costs 1,700 ms. It 
 thread, no CUDA context and no thread pool; where that does not hold, the worker is a fresh interpreter instead.
 
 Commands come as JSON lines, ``{"spawn": key, "folder": …, "environment": {…}, "warm": …}``; to a warm worker also
-``{"next": key, "folder": …}`` and ``{"retire": key}``, after which it ends. Replies go out as ``{"ready": pid}``,
+``{"next": key, "folders": […]}`` and ``{"retire": key}``, after which it ends. Replies go out as ``{"ready": pid}``,
 ``{"spawned": key, "pid": …}``, ``{"done": key, "folder": …}`` (by a warm worker, of each attempt that it goes on from)
 and ``{"exited": key, "status": …}`` (a wait status). The server ends when its command pipe closes, and the workers end
 with the server.
@@ -95,9 +95,9 @@ class _Server:
                 self._spawned += 1
                 if self._spawned == MANY:
                     _use_huge_pages()
-            case {"next": key, "folder": folder} if key in self._orders:
+            case {"next": key, "folders": folders} if key in self._orders:
                 with contextlib.suppress(BrokenPipeError):  # it has just ended, which the runner will hear
-                    os.write(self._orders[key], json.dumps(folder).encode() + b"\n")
+                    os.write(self._orders[key], "".join(json.dumps(each) + "\n" for each in folders).encode())
             case {"retire": key} if key in self._orders:
                 os.close(self._orders.pop(key))
 

@@ -223,13 +223,13 @@ def test_a_failpoint_that_makes_no_sense_is_refused(text: str) -> None:
 def test_a_failpoint_that_sleeps_lets_a_test_look(project: Path) -> None:
     marks = project / "marks"
     marks.mkdir()
-    armed = {"ABLATE_FAILPOINT": "claim_trial-committed:sleep@2", "ABLATE_FAILPOINT_HIT": str(marks)}
+    armed = {"ABLATE_FAILPOINT": "exchange-committed:sleep@2", "ABLATE_FAILPOINT_HIT": str(marks)}
     process = start("run", str(write_study(project)), "-j", "2", cwd=project, **armed)
     try:
-        wait_until(lambda: (marks / "claim_trial-committed").exists())
+        wait_until(lambda: (marks / "exchange-committed").exists())
         assert process.poll() is None
         assert query(project, "SELECT count(*) FROM trial WHERE claim = 1") == [(2,)]
     finally:
         process.kill()
         finish(process)
-    assert os.listdir(marks) == ["claim_trial-committed"]
+    assert os.listdir(marks) == ["exchange-committed"]

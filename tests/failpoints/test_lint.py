@@ -84,5 +84,5 @@ def _create(connection): ...
 def open_store(store):
     store.write(_create)
 """
-    expected = ["create-committed", "finish-committed", "own", "result-begun", "scores-begun"]
+    expected = ["create-committed", "exchange-committed", "own", "result-begun", "scores-begun"]
     assert failpoints({"some.py": ast.parse(source)}) == expected

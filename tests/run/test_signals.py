@@ -88,11 +88,11 @@ def test_a_signal_at_any_moment(project: Path, quiet: list[tuple[object, ...]], 
 
 # where a process is asleep when the signal comes: on its way to a transaction or a file, or back from it
 RUNNER_ASLEEP = (
-    "register_runner-committed", "claim_trial-committed", "work-renamed", "add_measurements-uncommitted",
-    "finish-committed",
+    "register_runner-committed", "exchange-committed", "work-renamed", "add_measurements-uncommitted",
+    "exchange-committed",
 )  # fmt: skip
 WORKER_ASLEEP = ("record-written", "checkpoint-written", "manifest-renamed")
-SOME = [("TERM", "claim_trial-committed"), ("USR1", "finish-committed"), ("INT-twice", "checkpoint-written")]
+SOME = [("TERM", "exchange-committed"), ("USR1", "exchange-committed"), ("INT-twice", "checkpoint-written")]
 EVERY = [(sent, place) for sent in SENT for place in (*RUNNER_ASLEEP, *WORKER_ASLEEP)]
 
 

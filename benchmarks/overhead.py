@@ -1,0 +1,355 @@
+"""What ablate adds to the user's code: for a trial, a recorded number, a command's start, and in memory.
+
+    python -m benchmarks.overhead [--rounds 5] [--peers PYTHON] > benchmarks/results/overhead.md
+
+The trials do nothing, so that all of their time is overhead. Systems take turns within each round, so that a busy
+machine is busy for all; the table shows medians over rounds, and the least and the most. Peers run in the interpreter
+that ``--peers`` names (``pip install -e '.[bench]'``); one that is not installed there has no number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ablate.plan.trials import open_plan
+from ablate.store.claims import attempt_folder, end_runner, register_runner
+from ablate.store.facts import record_plan
+from ablate.store.store import journal_mode, open_store
+from ablate.store.tables import attempt, measurement, trial
+
+ABLATE = [sys.executable, "-m", "ablate"]
+PEERS = Path(__file__).with_name("peers.py")
+FIRST = 40  # attempts that are left out: the start of the worker server, and its first forks
+ROWS = 20_000
+
+STUDY = """
+schema: ablate/v1
+name: noop
+task: noop:train
+metrics: {acc: {goal: max}}
+settings: {level: 0, rows: 0, pause: 0.0, beats: 0}
+steps:
+  - {name: one, set: {level: 1}}
+seeds: 1
+"""
+TASK = """
+import time
+
+def train(settings, context):
+    time.sleep(settings["pause"])
+    began = time.perf_counter()
+    for epoch in range(1, settings["rows"] + 1):
+        context.record(epoch=epoch, acc=1.0)
+    took = time.perf_counter() - began
+    for epoch in range(1, settings["beats"] + 1):
+        context.record(epoch=epoch, acc=time.time())
+        time.sleep(0.05)
+    return {"acc": settings["level"] + context.seed / 7, "took": took}
+"""
+
+
+class Project:
+    """A project folder of its own, with the study that does nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / ".git").mkdir()
+        (folder / "tmp").mkdir()
+        (folder / "noop.py").write_text(textwrap.dedent(TASK))
+        (folder / "noop.yaml").write_text(STUDY)
+        self.store = folder / "runs" / "ablate.db"
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "TMPDIR": str(self.folder / "tmp")}
+        return subprocess.Popen(
+            [*ABLATE, *words], cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+
+    def run(self, *words: str) -> float:
+        """Run `ablate …` to its end and return the seconds that it took."""
+        began = time.perf_counter()
+        process = self.start(*words)
+        _, said = process.communicate()
+        if process.returncode:
+            raise SystemExit(said.decode())
+        return time.perf_counter() - began
+
+    def query(self, sql: str) -> list[tuple[float, ...]]:
+        with closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True, timeout=30)) as connection:
+            return connection.execute(sql).fetchall()
+
+    def seconds_per_trial(self, first: int = FIRST) -> float:
+        """Return wall seconds per attempt once the run is under way, as the store has them."""
+        rows = self.query("SELECT ended FROM attempt WHERE seconds IS NOT NULL AND slot <> 'filled' ORDER BY ended")
+        return (rows[-1][0] - rows[first][0]) / (len(rows) - 1 - first)
+
+
+def in_project(measure: Callable[[Project], float]) -> float:
+    with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder:
+        return measure(Project(Path(folder)))
+
+
+def run_noop(project: Project, *, isolation: str, slots: int, trials: int) -> float:
+    """Return seconds per trial of a run of so many that do nothing."""
+    half = f"seeds={trials // 2}"
+    project.run("run", "noop.yaml", "--no-mirror", "-j", str(slots), "--set", half, "--set", *isolated(isolation))
+    (done,) = project.query("SELECT count(*) FROM trial WHERE state = 'done'")
+    assert done == (trials // 2 * 2,), "every trial has its durable row"
+    return project.seconds_per_trial()
+
+
+def isolated(isolation: str) -> list[str]:
+    return [f"execution.isolation={isolation}"]
+
+
+def run_late(project: Project, *, filled: int, trials: int) -> float:
+    """Return seconds per warm trial of a study of which so many are finished already."""
+    seeds = (filled + trials) // 2
+    words = ("--set", f"seeds={seeds}", "--set", *isolated("warm"))
+    plan = open_plan(project.folder / "noop.yaml", overrides=[f"seeds={seeds}", *isolated("warm")])
+    store = open_store(project.store, create=True)
+    study_id = record_plan(store, plan)
+    facts = {"host": "here", "boot_id": "b", "lock_file": "l", "command": "ablate run"}
+    register_runner(store, runner_id="r", study_id=study_id, facts=facts)
+    with store.engine.begin() as connection:
+        rows = connection.execute(trial.select().order_by(trial.c.id).limit(filled)).all()
+        values = trial.update().where(trial.c.id <= rows[-1].id)
+        connection.execute(values.values(state="done", claim=1, result_claim=1))
+        connection.execute(attempt.insert(), [
+            {"trial": row.id, "claim": 1, "runner": "r", "slot": "filled", "started": 1e9, "ended": 1e9,
+             "folder": attempt_folder(row.fingerprint, 1), "outcome": "ok", "seconds": 1.0, "environment_json": "{}"}
+            for row in rows
+        ])  # fmt: skip
+        connection.execute(measurement.insert(), [
+            {"trial": row.id, "claim": 1, "metric": "acc", "epoch": None, "value": row.seed / 7, "kind": "num"}
+            for row in rows
+        ])  # fmt: skip
+    end_runner(store, "r")
+    store.close()
+    project.run("run", "noop.yaml", "--no-mirror", "-j", "2", "--keep", *words)
+    return project.seconds_per_trial()
+
+
+def record_rows(project: Project) -> float:
+    """Return seconds per recorded number, in the user's code."""
+    project.run("run", "noop.yaml", "--no-mirror", "--only", "baseline", "--set", f"rows={ROWS}")
+    ((took,),) = project.query("SELECT value FROM measurement WHERE metric = 'took'")
+    return took / ROWS
+
+
+def durable_after(project: Project) -> float:
+    """Return the longest time from a number's record to its durable row, looked for every few milliseconds."""
+    process = project.start("run", "noop.yaml", "--no-mirror", "--only", "baseline", "--set", "beats=60")
+    seen: dict[float, float] = {}
+    while process.poll() is None:
+        if project.store.exists():
+            try:
+                for epoch, written in project.query("SELECT epoch, value FROM measurement WHERE epoch IS NOT NULL"):
+                    seen.setdefault(epoch, time.time() - written)
+            except sqlite3.OperationalError:  # the tables are being made
+                pass
+        time.sleep(0.005)
+    assert process.stderr is not None
+    process.stderr.close()
+    return max(seen.values())
+
+
+def peer(python: str, name: str, number: int, workers: int = 2) -> float | None:
+    """Return seconds per trial of another system, or None where it is not installed."""
+    done = subprocess.run([python, PEERS, name, str(number), str(workers)], capture_output=True, text=True, check=False)
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("seconds ")]
+    if lines:
+        return float(lines[0][1])
+    if "not installed" not in done.stderr:
+        raise SystemExit(f"{name}: {done.stderr[-2000:]}")
+    return None
+
+
+def started(words: list[str], folder: Path) -> float:
+    """Return the seconds of a command that is started, does its work and ends."""
+    began = time.perf_counter()
+    subprocess.run(words, cwd=folder, capture_output=True, check=True)
+    return time.perf_counter() - began
+
+
+# --- memory
+
+
+def memory(slots: int) -> dict[str, float]:
+    """Return MiB in use with so many workers at work: PSS, which shares out what processes share."""
+    with tempfile.TemporaryDirectory(prefix="ablate-bench-") as made:
+        project = Project(Path(made))
+        words = ("--no-mirror", "-j", str(slots), "--set", f"seeds={slots}", "--set", "pause=8.0")
+        process = project.start("run", "noop.yaml", *words, "--only", "baseline")
+        logs = f"{project.folder}/runs/trials/*/1/stdout.log"
+        while len(list(Path("/").glob(logs[1:]))) < slots:
+            time.sleep(0.05)
+        time.sleep(1.5)
+        children = _children()
+        server = children[process.pid][0]
+        workers = children[server]
+        found = {
+            "runner": _pss(process.pid),
+            "server": _pss(server),
+            "worker": statistics.mean(map(_pss, workers)),
+            "in all": sum(map(_pss, (process.pid, server, *workers))),
+        }
+        process.kill()
+        process.communicate()
+        return found
+
+
+def _children() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        found.setdefault(int(fields[1]), []).append(int(status.parent.name))
+    return found
+
+
+def _pss(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+# --- tables
+
+
+Found = dict[str, list[float]]
+
+
+def rounds_of(measures: dict[str, Callable[[], float | None]], rounds: int) -> Found:
+    """Take every measure once in each round, in turn; what gives none is left out."""
+    found: Found = {name: [] for name in measures}
+    for number in range(rounds):
+        for name, measure in measures.items():
+            value = measure()
+            if value is not None:
+                found[name].append(value)
+            print(f"{number + 1}/{rounds} {name}: {value}", file=sys.stderr, flush=True)
+    return found
+
+
+def table(found: Found, *, of: str, unit: float, goals: dict[str, float], than: str) -> Iterator[str]:
+    """Yield the lines of a table: median, least and most, and how many times as long as ``than`` took each round."""
+    yield f"| {of} | median | least … most | × {than} | goal |"
+    yield "|:--|--:|--:|--:|--:|"
+    for name, values in found.items():
+        if not values:
+            yield f"| {name} | not installed | | | |"
+            continue
+        ratio = statistics.median(a / b for a, b in zip(values, found[than], strict=False))
+        goal = f"≤ {goals[name]:g}" if name in goals else ""
+        median, least, most = (unit * each for each in (statistics.median(values), min(values), max(values)))
+        yield f"| {name} | {median:.3g} | {least:.3g} … {most:.3g} | {ratio:.3g} | {goal} |"
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    store = f"SQLite {sqlite3.sqlite_version} ({journal_mode()} journal, synchronous FULL)"
+    at = datetime.now(UTC).date()
+    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    return (
+        f"{at}, {os.cpu_count()} cores ({cpu}), Linux {platform.release()}, Python {platform.python_version()}, "
+        f"{store}. Load when this began: {load}."
+    )
+
+
+def main() -> None:
+    """Measure, and print the tables as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
+    parser.add_argument("--trials", type=int, default=1000, help="warm trials in each run")
+    parser.add_argument("--late", type=int, default=100_000, help="trials of the large study")
+    given = parser.parse_args()
+    rounds, peers, many = given.rounds, given.peers, given.trials
+
+    def of_ablate(isolation: str, slots: int, trials: int) -> Callable[[], float]:
+        return lambda: in_project(lambda project: run_noop(project, isolation=isolation, slots=slots, trials=trials))
+
+    print(f"# Overhead\n\n`python -m benchmarks.overhead --rounds {rounds}`, {machine()}\n")
+    print("## A trial that does nothing\n")
+    print("Milliseconds of wall time per trial once the run is under way; every trial has its durable row.\n")
+    dispatch = rounds_of(
+        {
+            "ablate, a process each, 1 slot": of_ablate("process", 1, 120),
+            "ablate, a process each, 2 slots": of_ablate("process", 2, 160),
+            "ablate, warm, 1 slot": of_ablate("warm", 1, many),
+            "ablate, warm, 2 slots": of_ablate("warm", 2, many),
+            "`python -c 'import torch'`": lambda: peer(sys.executable, "subprocess", 3),
+            "Optuna, SQLite, 2 workers": lambda: peer(peers, "optuna-sqlite", 200),
+            "Optuna, journal, 2 workers": lambda: peer(peers, "optuna-journal", 400),
+            "Ray Tune, 2 CPUs": lambda: peer(peers, "ray-tune", 16),
+            "Hydra, joblib, 2 jobs": lambda: peer(peers, "hydra-joblib", 24),
+        },
+        rounds,
+    )
+    goals = {"ablate, a process each, 1 slot": 25.0, "ablate, warm, 1 slot": 1.0}
+    print(*table(dispatch, of="ms per trial", unit=1e3, goals=goals, than="ablate, a process each, 1 slot"), sep="\n")
+
+    print("\n## At the first trials of a study, and at its last\n")
+
+    def late(filled: int) -> Callable[[], float]:
+        return lambda: in_project(lambda project: run_late(project, filled=filled, trials=400))
+
+    flat = rounds_of({"after 1,000 trials": late(1000), f"after {given.late:,} trials": late(given.late)}, rounds)
+    print(*table(flat, of="ms per warm trial, 2 slots", unit=1e3, goals={}, than="after 1,000 trials"), sep="\n")
+
+    print("\n## A recorded number\n")
+    numbers = rounds_of(
+        {
+            "ablate, `context.record`": lambda: in_project(record_rows),
+            "Optuna, SQLite, `trial.report`": lambda: peer(peers, "optuna-sqlite-report", 300),
+            "Optuna, journal, `trial.report`": lambda: peer(peers, "optuna-journal-report", 1000),
+        },
+        rounds,
+    )
+    goals = {"ablate, `context.record`": 20.0}
+    print(*table(numbers, of="µs per number", unit=1e6, goals=goals, than="ablate, `context.record`"), sep="\n")
+    durable = rounds_of({"until it is durable": lambda: in_project(durable_after)}, min(rounds, 3))
+    print(f"\nIn the store after at most {max(durable['until it is durable']):.2f} s (goal: 1 s).")
+
+    print("\n## The start of a command\n")
+    with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder:
+        project = Project(Path(folder))
+        project.run("run", "noop.yaml", "--no-mirror")
+        commands = {"`python -c pass`": [sys.executable, "-c", "pass"]}
+        for words in (["--help"], ["plan", "noop.yaml"], ["status"], ["report"]):
+            commands[f"`ablate {' '.join(words)}`"] = [*ABLATE, *words]
+        starts = rounds_of(
+            {name: lambda words=words: started(words, project.folder) for name, words in commands.items()},
+            2 * rounds + 1,
+        )
+    print(*table(starts, of="ms", unit=1e3, goals={}, than="`python -c pass`"), sep="\n")
+    print("\nGoals, over the interpreter's own start: 60 ms for `--help`, 150 ms for the others.")
+
+    print("\n## Memory\n\nMiB (PSS: what processes share is shared out) while workers that have imported torch wait.\n")
+    print("| slots | runner | server | a worker | in all |\n|--:|--:|--:|--:|--:|")
+    for slots in (1, 4, 8):
+        used = memory(slots)
+        print(
+            f"| {slots} | {used['runner']:.0f} | {used['server']:.0f} | {used['worker']:.0f} | {used['in all']:.0f} |"
+        )
+    print("\nGoal: a runner below 150 MiB.")
+
+
+if __name__ == "__main__":
+    main()
