@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 import time
@@ -122,7 +123,8 @@ class SlotPool:
 
     def _slot(self, taken: Iterable[tuple[str, dict[str, str], FileLock]]) -> Slot:
         taken = list(taken)
-        name = "+".join(unit for unit, _, _ in taken) or f"extra{len(self._used)}"
+        extras = (f"extra{number}" for number in itertools.count(len(self._units)))
+        name = "+".join(unit for unit, _, _ in taken) or next(name for name in extras if name not in self._used)
         environment = dict(taken[0][1]) if taken else {"CUDA_VISIBLE_DEVICES": ""}
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
             environment[variable] = str(self._threads)

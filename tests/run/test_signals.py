@@ -88,7 +88,7 @@ def test_a_signal_at_any_moment(project: Path, quiet: list[tuple[object, ...]], 
 
 # where a process is asleep when the signal comes: on its way to a transaction or a file, or back from it
 RUNNER_ASLEEP = (
-    "register_runner-committed", "exchange-committed", "work-renamed", "add_measurements-uncommitted",
+    "register_runner-committed", "exchange-uncommitted", "work-renamed", "add_measurements-uncommitted",
     "exchange-committed",
 )  # fmt: skip
 WORKER_ASLEEP = ("record-written", "checkpoint-written", "manifest-renamed")

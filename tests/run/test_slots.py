@@ -179,3 +179,17 @@ def test_a_run_without_a_slot_says_what_it_waits_for(project: Path) -> None:
     assert run.returncode == 0, rest
     assert "trials done" not in said
     assert query(project, "SELECT count(*) FROM attempt WHERE outcome = 'ok'") != [(0,)]
+
+
+def test_more_slots_than_cores_are_as_many_as_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when one of them that was taken early is given back before a later one."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    pool = SlotPool(Resources(), threads=1, jobs=4)
+    slots = [pool.acquire() for _ in range(4)]
+    assert all(slots)
+    assert pool.acquire() is None
+    for given_back in (slots[2], slots[0], slots[3], slots[1]):
+        assert given_back is not None
+        pool.release(given_back)
+        found = list(itertools.islice(iter(pool.acquire, None), 5))
+        assert len(found) == 1, "one place was free"
