@@ -43,10 +43,12 @@ format: .venv/ready-for-tests
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# seeded, and judged by their own bounds, never by the clock: machines are shared
+# the first is seeded, and judged by its own bounds, never by the clock: machines are shared
 bench: .venv/ready-for-tests
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.overhead
 
 # the same tests, ten times as many inputs: 20,000 studies, 2,000 damaged stores and checkpoints; half an hour
 soak: .venv/ready-for-tests

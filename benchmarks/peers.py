@@ -1,4 +1,4 @@
-"""What others take for a trial that does nothing: one line, seconds per trial, of a system named on the command line.
+"""What others take for a trial that does nothing: one line, seconds per trial by the wall clock and of CPU.
 
     python benchmarks/peers.py optuna-sqlite 200 2      # 200 trials, 2 workers
 
@@ -7,12 +7,14 @@ Each system as its documents start it, in a folder of its own, with its start le
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,24 @@ train()
 """
 
 
-def subprocesses(trials: int, _: int) -> float:
+Taken = tuple[float, float]  # seconds by the wall clock, and of CPU: of this process and of children that have ended
+
+
+def taken(work: Callable[[], object]) -> Taken:
+    began, used = time.perf_counter(), _cpu()
+    work()
+    return time.perf_counter() - began, _cpu() - used
+
+
+def _cpu() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def subprocesses(trials: int, _: int) -> Taken:
     """A fresh interpreter that imports torch, one after another: the shell loop that people write."""
-    began = time.perf_counter()
-    for _ in range(trials):
-        subprocess.run([sys.executable, "-c", "import torch, os; os._exit(0)"], check=True)
-    return (time.perf_counter() - began) / trials
+    command = [sys.executable, "-c", "import torch, os; os._exit(0)"]
+    return taken(lambda: [subprocess.run(command, check=True) for _ in range(trials)])
 
 
 def _optuna_storage(kind: str) -> Any:
@@ -51,33 +65,32 @@ def _optimize(kind: str, trials: int) -> None:
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=trials)
 
 
-def optuna_study(kind: str, trials: int, workers: int) -> float:
+def optuna_study(kind: str, trials: int, workers: int) -> Taken:
     import optuna
 
     optuna.create_study(study_name="s", storage=_optuna_storage(kind))
     fork = multiprocessing.get_context("fork")
     each = [fork.Process(target=_optimize, args=(kind, trials // workers)) for _ in range(workers)]
-    began = time.perf_counter()
-    for process in each:
-        process.start()
-    for process in each:
-        process.join()
-    return (time.perf_counter() - began) / trials
+
+    def work() -> None:
+        for process in each:
+            process.start()
+        for process in each:
+            process.join()
+
+    return taken(work)
 
 
-def optuna_report(kind: str, rows: int, _: int) -> float:
-    """Seconds for one number of one epoch."""
+def optuna_report(kind: str, rows: int, _: int) -> Taken:
+    """A number of an epoch, so many times."""
     import optuna
 
     study = optuna.create_study(storage=_optuna_storage(kind))
     trial = study.ask()
-    began = time.perf_counter()
-    for epoch in range(rows):
-        trial.report(1.0, epoch)
-    return (time.perf_counter() - began) / rows
+    return taken(lambda: [trial.report(1.0, epoch) for epoch in range(rows)])
 
 
-def ray_tune(trials: int, workers: int) -> float:
+def ray_tune(trials: int, workers: int) -> Taken:
     # it sends usage statistics, and one message even where it is told not to
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_USAGE_STATS_REPORT_URL="http://127.0.0.1:9/")
     import ray
@@ -90,27 +103,25 @@ def ray_tune(trials: int, workers: int) -> float:
         tune_config=tune.TuneConfig(num_samples=trials),
         run_config=tune.RunConfig(storage_path=os.getcwd(), verbose=0),
     )
-    began = time.perf_counter()
-    tuner.fit()
-    took = time.perf_counter() - began
+    wall, _ = taken(tuner.fit)
     ray.shutdown()
-    return took / trials
+    return wall, math.nan  # its processes are none of ours
 
 
-def hydra_joblib(trials: int, workers: int) -> float:
+def hydra_joblib(trials: int, workers: int) -> Taken:
     import hydra_plugins.hydra_joblib_launcher  # noqa: F401  whether it is there
 
     Path("app.py").write_text(HYDRA)
 
-    def seconds(number: int) -> float:
+    def run(number: int) -> Taken:
         launcher = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={workers}"]
         values = ",".join(map(str, range(number)))
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "app.py", "-m", *launcher, f"+x={values}"], check=True, capture_output=True)
-        return time.perf_counter() - began
+        command = [sys.executable, "app.py", "-m", *launcher, f"+x={values}"]
+        return taken(lambda: subprocess.run(command, check=True, capture_output=True))
 
     few = 2 * workers
-    return (seconds(trials + few) - seconds(few)) / trials
+    whole, start = run(trials + few), run(few)
+    return whole[0] - start[0], whole[1] - start[1]
 
 
 SYSTEMS = {
@@ -129,8 +140,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="ablate-peer-") as folder:
         os.chdir(folder)
         try:
-            taken = SYSTEMS[name](trials, workers)
+            wall, cpu = SYSTEMS[name](trials, workers)
         except ModuleNotFoundError as error:
             sys.exit(f"not installed: {error.name}")
-        print(f"seconds {taken}", flush=True)
+        print(f"seconds {wall / trials} {cpu / trials}", flush=True)
         os.chdir("/")
