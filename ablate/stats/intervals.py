@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from scipy.special import stdtr, stdtrit
+if TYPE_CHECKING:
+    import numpy as np
 
 # a spread this small beside the values is rounding: equal runs must not give an interval of width 1e-16
 NEGLIGIBLE = 1e-12
@@ -157,10 +157,14 @@ def crossed_estimate(differences: np.ndarray) -> Estimate:
 
 def t_quantile(probability: float, df: float) -> float:
     """Return the value that Student's t with ``df`` degrees of freedom stays below with this probability."""
+    from scipy.special import stdtrit  # here and below: every command imports this module, and few compute
+
     return float(stdtrit(df, probability))
 
 
 def _t_below(t: float, df: float) -> float:
+    from scipy.special import stdtr
+
     return float(stdtr(df, t))
 
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-
-import numpy as np
-from scipy.special import gammainc
+from functools import cache
+from typing import TYPE_CHECKING
 
 from ablate.stats.intervals import t_quantile
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _REACH = 9.0  # standard deviations: beyond them lies 2e-19 of a normal
 _PANELS = 64
-_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(16)  # in each panel
+_NODES = 16  # in each panel
 
 
 def power(effect: float, n: int, alpha: float, *, paired: bool = True) -> float:
@@ -88,21 +90,37 @@ def _certified(margin: float, df: int, critical: float) -> float:
 
 
 def _normal(z: np.ndarray) -> np.ndarray:
+    import numpy as np  # here and below: late, as few commands compute
+
     return np.asarray(np.exp(-z * z / 2) / math.sqrt(2 * math.pi))
 
 
 def _sd_below(ratio: np.ndarray, df: int) -> np.ndarray:
     """Return P(S < ratio), where df·S² is chi-squared with df degrees of freedom."""
+    import numpy as np
+    from scipy.special import gammainc
+
     ratio = np.minimum(ratio, 1e3)  # certain by then, and squares stay finite
     return np.asarray(gammainc(df / 2, df / 2 * ratio * ratio))
 
 
+@cache
+def _nodes() -> tuple[np.ndarray, np.ndarray]:
+    from numpy.polynomial.legendre import leggauss
+
+    nodes, weights = leggauss(_NODES)
+    return nodes, weights
+
+
 def _integral(function: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> float:
     """Return ∫ function by Gauss–Legendre in equal panels: the sd of 2000 values is a step only 0.03 wide."""
+    import numpy as np
+
+    nodes, weights = _nodes()
     half = (high - low) / _PANELS / 2
     middles = low + half * (2 * np.arange(_PANELS) + 1)
-    values = function(middles[:, None] + half * _NODES[None, :])
-    return float(half * (values @ _NODE_WEIGHTS).sum())
+    values = function(middles[:, None] + half * nodes[None, :])
+    return float(half * (values @ weights).sum())
 
 
 def _reaches(target: float, chance: Callable[[float], float]) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from scipy.special import bdtr, betaincinv
-
 
 def clopper_pearson(k: int, n: int, alpha: float = 0.05) -> tuple[float, float]:
     """Return the exact interval of level 1 − alpha for a share seen k times in n (1934, Biometrika 26:404)."""
     if not 0 <= k <= n or n == 0:
         raise ValueError(f"{k} of {n} is no share")
+    from scipy.special import betaincinv  # late, as few commands compute
+
     low = float(betaincinv(k, n - k + 1, alpha / 2)) if k else 0.0
     high = float(betaincinv(k + 1, n - k, 1 - alpha / 2)) if k < n else 1.0
     return low, high
@@ -23,6 +23,8 @@ def mcnemar(b: int, c: int) -> float:
     """
     if min(b, c) < 0:
         raise ValueError(f"{b} and {c} are no counts")
+    from scipy.special import bdtr
+
     return min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5)))
 
 

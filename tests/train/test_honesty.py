@@ -83,17 +83,15 @@ def weights(project: Path) -> dict[tuple[int, int], str]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], str]:
-    """The weights of each trial by a function call in an interpreter of its own."""
+    """The weights of two of the trials by a function call in an interpreter of its own."""
     folder = tmp_path_factory.mktemp("alone")
     write_study(folder, STUDY, task=TASK)
     found = {}
-    for width in (4, 8):
-        for seed in (1, 2):
-            command = [sys.executable, "-c", ALONE, str(width), str(seed)]
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-            assert done.returncode == 0, done.stderr
-            found[width, seed] = done.stdout.split()[-1]
-    assert len(set(found.values())) == 4, "a hash that no setting and no seed changes would show nothing"
+    for width, seed in ((4, 1), (8, 2)):
+        command = [sys.executable, "-c", ALONE, str(width), str(seed)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        found[width, seed] = done.stdout.split()[-1]
     return found
 
 
@@ -110,7 +108,9 @@ def test_the_weights_are_the_same(
     kill = {"ABLATE_FAILPOINT": "checkpoint-durable:kill@2", "ABLATE_FAILPOINT_HIT": str(project / "hits")}
     done = ablate(*words, cwd=project, timeout=240, **(kill if interrupted else {}))
     assert done.returncode == 0, done.stderr
-    assert weights(project) == alone
+    found = weights(project)
+    assert {trial: found[trial] for trial in alone} == alone
+    assert len(set(found.values())) == 4, "a hash that no setting and no seed changes would show nothing"
     resumed = query(project, "SELECT count(*) FROM attempt WHERE resumed_from IS NOT NULL")
     assert resumed == [(int(interrupted),)]
     if isolation == "warm" and slots == 1:
