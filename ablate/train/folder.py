@@ -330,8 +330,8 @@ def write_json(path: Path, value: object, *, what: str) -> None:
     write_whole(path, json.dumps(value, indent=1, allow_nan=False).encode(), what=what)
 
 
-def write_whole(path: Path, data: bytes | memoryview, *, what: str) -> None:
-    """Write a file aside, sync it, and rename it into place; ``what`` names it in messages and failpoints.
+def write_whole(path: Path, *data: bytes | memoryview, what: str) -> None:
+    """Write a file's pieces aside, sync it, and rename it into place; ``what`` names it in messages and failpoints.
 
     Raises EnvironmentFault where the disk refuses: what was there before is there still, and nothing half of it. What
     could not be synced is thrown away: a second fsync would only say that all is well.
@@ -341,7 +341,7 @@ def write_whole(path: Path, data: bytes | memoryview, *, what: str) -> None:
         try:
             failpoint(f"{what}-begun")
             with aside.open("wb") as file:
-                file.write(data)
+                file.writelines(data)
                 file.flush()
                 failpoint(f"{what}-written")
                 os.fsync(file.fileno())
