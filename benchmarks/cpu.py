@@ -2,10 +2,11 @@
 
     python -m benchmarks.cpu [--rounds 3]
 
-4 arms × 4 seeds of a narrow ResNet-9 on images of CIFAR's size (made up, 10 classes). The plain loop is what a researcher
-writes: torchvision's transforms on PIL images through a DataLoader (of the images in memory; more workers only take cores
-from the training), float32, all threads, one trial at a time, all trials in one process. Each arm begins with nothing:
-ablate's time holds the start of its processes, the decoding of the image files, its store, checkpoints and records.
+4 arms × 4 seeds of a narrow ResNet-9 on images of CIFAR's size (made up, 10 classes). The plain loop is what a
+researcher writes: torchvision's transforms on PIL images through a DataLoader (of the images in memory; more workers
+only take cores from the training), float32, all threads, one trial at a time, all trials in one process. Each arm
+begins with nothing: ablate's time holds the start of its processes, the decoding of the image files, its store,
+checkpoints and records.
 
 What is compared is trials per hour, by the clock and by CPU time: the latter hardly sees who else uses the machine.
 """
@@ -167,7 +168,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ablate-cpu-") as made:
         images = Path(made) / "images"
         make_images(images)
-        plain = [sys.executable, "-m", "benchmarks.cpu", "--plain", str(images)]
+        # its idle threads sleep: by default they spin, which on a machine with other work doubles its CPU time
+        plain = ["env", "OMP_WAIT_POLICY=passive", sys.executable, "-m", "benchmarks.cpu", "--plain", str(images)]
         found = measured(
             {
                 "plain": lambda: finish(plain, images.parent),

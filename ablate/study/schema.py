@@ -220,7 +220,7 @@ class Analysis(_Model):
 
 
 PRESETS: dict[str, dict[str, str | int]] = {
-    "exact": {"dtype": "float32", "memory_format": "contiguous_format", "threads": 1},
+    "exact": {"dtype": "float32", "memory_format": "channels_last", "threads": 1},
     "fast": {"dtype": "bfloat16", "memory_format": "channels_last", "threads": 1},
 }
 
@@ -232,7 +232,7 @@ class Execution(_Model):
     preset: Literal["exact", "fast"] | None = Field(
         None,
         exclude=True,
-        description="stands for the other keys: exact (float32) or fast (bfloat16, channels_last), one thread per trial",
+        description="short for the keys below: exact is float32, fast bfloat16; both channels_last, a thread per trial",
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="the arithmetic of the task, as it is told")
     memory_format: Literal["contiguous_format", "channels_last"] = Field(

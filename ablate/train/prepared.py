@@ -82,7 +82,7 @@ def _mapped(path: Path) -> Images | None:
             whole = np.memmap(file, np.uint8, mode="c", offset=HEADER, shape=(size - HEADER,))
         with contextlib.suppress(OSError):  # of another user
             os.utime(path)
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):  # of any other file
         return None
     numbers = torch.from_numpy(whole[: 16 * count].copy()).view(torch.int64).view(2, count)
     images = torch.from_numpy(whole[16 * count :]).view(count, *shape)
