@@ -16,11 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-
-# every optimizer and `use_deterministic_algorithms` import these two by themselves, 1.3 s of CPU in each forked worker;
-# here they are loaded with this module, once for all trials, by the server that forks them
-import torch._dynamo
-import torch._inductor.config
 from pydantic import Field, model_validator
 from sklearn.metrics import f1_score, recall_score
 from torch import Tensor, nn

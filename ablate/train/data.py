@@ -11,7 +11,6 @@ from typing import Any, Literal
 import PIL
 import torch
 from pydantic import Field, model_validator
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -285,6 +284,8 @@ def _cifar(chosen: DataSettings) -> _Source:
 
 def _digits() -> _Source:
     """The digits, of which there are too few for a file of their own."""
+    from sklearn.datasets import load_digits
+
     pixels, targets = load_digits(return_X_y=True)  # values 0…16
     images = torch.from_numpy((pixels * (255 / 16)).round().astype("uint8")).view(-1, 1, 8, 8)
     everything = Images(images, torch.from_numpy(targets.astype("int64")))

@@ -28,6 +28,10 @@ from ablate.train.worker import die_with, live, tell_stacks
 
 # what most tasks import; loaded once here instead of in each attempt
 PRELOADED = ("ablate.train.classification",)
+# what every optimizer of torch imports when it is made, and every trial on digits: 1.3 s of CPU in each worker. Loaded
+# while the first trials run and nothing is asked of us, so that a run of quick trials, or of none, does not pay for it
+LATER = ("torch._dynamo", "torch._inductor.config", "sklearn.datasets")
+IDLE_S = 1.0
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # of a scheduler; workers go on ignoring them, and so do their children
 
@@ -37,18 +41,18 @@ def serve(commands: int, replies: int) -> None:
     for number in (*_STOPPING, *_WARNINGS, STACKS):
         signal.signal(number, signal.SIG_IGN)  # the runner decides; a stop may be sent to every process of a job
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_STOPPING, *_WARNINGS))
-    for module in PRELOADED:
-        __import__(module)
-    gc.collect()
-    gc.freeze()  # the collector would otherwise touch, and so copy, every inherited page
+    _load(PRELOADED)
     wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     _reply(replies, {"ready": os.getpid()})
     private = (commands, replies, wake, waker)
-    buffer = b""
+    buffer, has_forked, later = b"", False, LATER
     while True:
-        ready, _, _ = select.select([commands, wake], [], [])
+        ready, _, _ = select.select([commands, wake], [], [], IDLE_S if later and has_forked else None)
+        if not ready:
+            _load(later)
+            later = ()
         if wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake, 4096)
@@ -61,7 +65,15 @@ def serve(commands: int, replies: int) -> None:
             for line in lines:
                 command = json.loads(line)
                 pid = _spawn(command["folder"], command["environment"], private)
+                has_forked = True
                 _reply(replies, {"spawned": command["spawn"], "pid": pid})
+
+
+def _load(modules: tuple[str, ...]) -> None:
+    for module in modules:
+        __import__(module)
+    gc.collect()
+    gc.freeze()  # the collector would otherwise touch, and so copy, every inherited page
 
 
 def _spawn(folder: str, environment: dict[str, str], private: tuple[int, ...]) -> int:
