@@ -181,7 +181,7 @@ def main() -> None:
         )
     trials = len(ARMS) * SEEDS
     print(
-        f"{trials} trials of {TRAIN:,} images and {given.epochs} epochs. Rounds: {given.rounds}; median (least … most).\n"
+        f"{trials} trials of {TRAIN:,} images, {given.epochs} epochs; {given.rounds} rounds: median (least … most).\n"
     )
     print("| arm | s | CPU s | trials per hour | as many as the plain loop | by CPU time |\n|:--|--:|--:|--:|--:|--:|")
     missed = False
