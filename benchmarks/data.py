@@ -109,7 +109,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores, to find the best number
-    print(heading("Data", "python -m benchmarks.data"))
+    print(heading("Data", f"python -m benchmarks.data --images {given.images} --rounds {given.rounds}"))
     images = torch.randint(
         0, 256, (given.images, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
