@@ -47,7 +47,8 @@ def serve(commands: int, replies: int) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     _reply(replies, {"ready": os.getpid()})
     private = (commands, replies, wake, waker)
-    buffer, has_forked, later = b"", False, LATER
+    buffer, has_forked = b"", False
+    later: tuple[str, ...] = LATER
     while True:
         ready, _, _ = select.select([commands, wake], [], [], IDLE_S if later and has_forked else None)
         if not ready:
