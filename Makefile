@@ -43,12 +43,16 @@ format: .venv/ready-for-tests
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# the first is seeded, and judged by its own bounds, never by the clock: machines are shared
+# seeded; the statistics judged by their own bounds, speed by ratios within one run: machines are shared
 bench: .venv/ready-for-tests
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.overhead
+	-$(BIN)/python -m benchmarks.data
+	-$(BIN)/python -m benchmarks.cpu
+	-$(BIN)/python -m benchmarks.profile
+	-$(BIN)/python -m benchmarks.memory
 
 # the same tests, ten times as many inputs: 20,000 studies, 2,000 damaged stores and checkpoints; half an hour
 soak: .venv/ready-for-tests

@@ -17,7 +17,6 @@ from ablate.study.words import did_you_mean, nearest
 # words of the format that this version refuses rather than ignores, by section of the file
 NOT_BUILT = {
     "analysis": {"variance", "best", "moderated"},
-    "execution": {"preset"},
     "resources": {"memory"},
     "seeds": {"anytime"},
 }
@@ -110,6 +109,13 @@ def _flaw(detail: ErrorDetails, value: dict[str, Any]) -> Flaw:
     word = _not_built(place, found, error)
     if word:
         return Flaw(place, f"`{word}` is not built yet", _NOT_BUILT_HINT)
+    if error == "preset":  # at the key that says otherwise
+        meant, other = detail["ctx"]["meant"], detail["ctx"]["key"]
+        return Flaw(
+            (*place, other),
+            f"`preset: {found['preset']}` means `{meant}`; here is `{other}: {show(found[other])}`",
+            "take out one of them; in a profile, null takes out what stands in the study",
+        )
     if error == "missing":
         message = f"{_spelt(place[:-1], value)} has no `{key}`" if len(place) > 1 else f"`{key}` is missing"
         return Flaw(place, message, _EXAMPLES.get(key, ""))

@@ -219,9 +219,21 @@ class Analysis(_Model):
     )
 
 
+PRESETS: dict[str, dict[str, str | int]] = {
+    "exact": {"dtype": "float32", "memory_format": "channels_last", "threads": 1},
+    "fast": {"dtype": "bfloat16", "memory_format": "channels_last", "threads": 1},
+}
+
+
 class Execution(_Model):
     """How a trial computes, not what: the same for every arm, and part of a trial's identity."""
 
+    # an abbreviation: what is kept, hashed and shown are the keys that it stands for
+    preset: Literal["exact", "fast"] | None = Field(
+        None,
+        exclude=True,
+        description="short for the keys below: exact is float32, fast bfloat16; both channels_last, a thread per trial",
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="the arithmetic of the task, as it is told")
     memory_format: Literal["contiguous_format", "channels_last"] = Field(
         "contiguous_format", description="the layout of image tensors, as the task is told"
@@ -232,6 +244,17 @@ class Execution(_Model):
         description="a fresh process for each attempt, or one for many: your module's globals then last from one "
         "trial to the next",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_written_out(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("preset") not in list(PRESETS):
+            return value
+        meant = PRESETS[value["preset"]]
+        for key, word in meant.items():
+            if key in value and value[key] != word:
+                raise PydanticCustomError("preset", "contradicts", {"key": key, "meant": f"{key}: {word}"})
+        return meant | {name: word for name, word in value.items() if name != "preset"}
 
 
 def _seconds(value: Any) -> Any:

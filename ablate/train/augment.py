@@ -119,7 +119,8 @@ def draw(
     """Draw for ``count`` images of ``size`` (height, width), of which ``output`` (the same) is to come out.
 
     Image i of the training set uses entry i, wherever in the epoch it is seen. All are drawn whatever is switched on,
-    in one order, and holes last, as their number varies: arms that differ in one share the others.
+    in one order, and holes last, as their number varies: arms that differ in one share the others. Only where nothing
+    behind flips and offsets is used, the rest, which is most of the work, is left undrawn.
     """
 
     def uniform(*shape: int) -> Tensor:
@@ -127,6 +128,8 @@ def draw(
 
     flip = torch.rand(count, generator=generator) < 0.5
     offsets = torch.randint(0, 2 * settings.crop + 1, (2, count), generator=generator)
+    if not (settings.resizes or any(settings.jitter) or settings.cutout):
+        return _undrawn(settings, count, size, flip & settings.flip, offsets)
     box = _boxes(settings, size, uniform(TRIES, 2, count), uniform(2, count))
     strength = torch.tensor(settings.jitter, dtype=torch.float64)
     middle = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)  # factors, but the hue is added
@@ -144,6 +147,19 @@ def draw(
         order,
         (holes[0] * height).long(),
         (holes[1] * width).long(),
+    )
+
+
+def _undrawn(settings: AugmentSettings, count: int, size: tuple[int, int], flip: Tensor, offsets: Tensor) -> Draws:
+    """Return the draws of an epoch that flips and shifts alone: in all else, each image as it is."""
+    return Draws(
+        flip,
+        offsets[0],
+        offsets[1],
+        torch.tensor([0, 0, *size]).expand(count, 4),
+        torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64).expand(count, 4),
+        torch.arange(4).expand(count, 4),
+        *torch.zeros(2, 1, 1, dtype=torch.int64).expand(2, count, settings.cutout_holes),
     )
 
 
@@ -166,10 +182,10 @@ def _boxes(settings: AugmentSettings, size: tuple[int, int], tries: Tensor, plac
 
 
 class Augmenter:
-    """The training images, padded once, from which augmented batches are cut."""
+    """The training images, from which augmented batches are cut. No copy of them is made."""
 
     def __init__(self, images: Tensor, settings: AugmentSettings, *, size: int | None = None) -> None:
-        """Pad uint8 [N, C, H, W] with ``settings.crop`` zeros on each side; the copy stays on the images' device.
+        """Take uint8 [N, C, H, W]; batches are cut on the images' device.
 
         With ``size``, batches are of size×size: a resized crop of the whole image, else of its middle.
 
@@ -186,10 +202,7 @@ class Augmenter:
             )
         self._images = images
         self._output = (size, size) if size else self._size
-        middle = centre(images, self._output)
-        padded = pad(middle, [settings.crop] * 4) if settings.crop else middle
-        # a view: entry [i, :, y, x] is the window of image i at offset (y, x)
-        self._windows = padded.unfold(2, self._output[0], 1).unfold(3, self._output[1], 1)
+        self._middles = centre(images, self._output)  # a view
 
     def draws(self, generator: torch.Generator) -> Draws:
         """Return one epoch's draws on the images' device, drawn on the CPU so that every device gets the same."""
@@ -199,19 +212,20 @@ class Augmenter:
     def batch(self, index: Tensor, draws: Draws) -> Tensor:
         """Return the images at ``index`` (int64 [B]), cropped, flipped, then coloured as drawn: uint8 [B, C, H, W]."""
         if self.settings.resizes:
-            images = resized(self._images[index], draws.box[index], self._output)
+            images = resized(self._images.index_select(0, index), draws.box[index], self._output)
         else:
-            images = self._windows[index, :, draws.offset_y[index], draws.offset_x[index]]
+            images = self._middles.index_select(0, index)
+            if self.settings.crop:
+                images = shifted(images, self.settings.crop, draws.offset_y[index], draws.offset_x[index])
         if self.settings.flip:
-            images = torch.where(draws.flip[index, None, None, None], images.flip(3), images)
+            images = flipped(images, draws.flip[index])
         if any(self.settings.jitter):
             images = colour.jittered(images, self.settings.jitter, draws.factor[index], draws.order[index])
         return images
 
     def view(self, index: Tensor, *, flip: bool) -> Tensor:
         """Return the images at ``index``, flipped or not, and else as they are: all there is where ``views`` is 2."""
-        index = index.to(self._device)
-        images = self._windows[index, :, self.settings.crop, self.settings.crop]
+        images = self._middles.index_select(0, index.to(self._device))
         return images.flip(3) if flip else images
 
     def cut_out(self, images: Tensor, index: Tensor, draws: Draws) -> Tensor:
@@ -234,6 +248,30 @@ def centre(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the middle of images [N, C, H, W], cut to ``size`` (height, width): a view."""
     top, left = (round((have - want) / 2) for have, want in zip(images.shape[2:], size, strict=True))
     return images[:, :, top : top + size[0], left : left + size[1]]
+
+
+def shifted(images: Tensor, padding: int, offset_y: Tensor, offset_x: Tensor) -> Tensor:
+    """Return windows of the images [B, C, H, W], each of their own size and at its offset in the padded image.
+
+    Rows are copied whole: ``windows`` begins a row of the result at each byte of the padded images.
+    """
+    batch, channels, height, width = images.shape
+    padded = pad(images, [padding] * 4)
+    row, plane = padded.shape[3], padded.shape[2] * padded.shape[3]
+    windows = padded.view(-1).as_strided((padded.numel() - width + 1, width), (1, 1))
+    device = images.device
+    image = torch.arange(batch, device=device) * (channels * plane) + offset_y * row + offset_x
+    rows = torch.arange(channels, device=device)[:, None] * plane + torch.arange(height, device=device) * row
+    return windows.index_select(0, (image[:, None] + rows.view(-1)).view(-1)).view(images.shape)
+
+
+def flipped(images: Tensor, chosen: Tensor) -> Tensor:
+    """Return images [B, …, W] of which those that are ``chosen`` (bool [B]) are flipped left–right.
+
+    Both kinds are made and one is taken by its place, several times as fast on a CPU as ``torch.where``.
+    """
+    place = torch.arange(len(images), device=images.device) + chosen * len(images)
+    return torch.cat([images, images.flip(-1)]).index_select(0, place)
 
 
 def resized(images: Tensor, box: Tensor, size: tuple[int, int] | None = None) -> Tensor:

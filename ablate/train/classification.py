@@ -27,8 +27,9 @@ from ablate.errors import AblateError
 from ablate.train.augment import Augmenter, AugmentSettings, normalise
 from ablate.train.confusion import confusion_csv, per_class_csv
 from ablate.train.context import Context, Diverged
-from ablate.train.data import ImageData, Images, load
+from ablate.train.data import ImageData, load
 from ablate.train.frozen import in_batches, parted
+from ablate.train.images import Images
 from ablate.train.seeding import stream_seed
 from ablate.train.settings import Settings
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
+import PIL
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -14,6 +16,8 @@ from torch.nn.functional import interpolate
 
 from ablate.errors import AblateError
 from ablate.train import cifar, imagefolder
+from ablate.train.images import Images
+from ablate.train.prepared import prepared
 from ablate.train.seeding import stream_seed
 from ablate.train.settings import Settings
 
@@ -67,31 +71,6 @@ class DataSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Images:
-    """Images uint8 [N, C, H, W] and their labels int64 [N], both on the device.
-
-    ``places`` (int64 [N], on the CPU) are those in the data set's own files, so that an image is known by one number
-    however a part was drawn; None for images as they are filed.
-    """
-
-    images: Tensor
-    labels: Tensor
-    places: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def ids(self) -> Tensor:
-        """The number that each image is known by: int64 [N]."""
-        return torch.arange(len(self)) if self.places is None else self.places
-
-    def take(self, index: Tensor) -> Images:
-        """Return the images at ``index`` (int64 [M]), in its order, as a copy."""
-        return Images(self.images[index], self.labels[index], self.ids[index.cpu()])
-
-
-@dataclass(frozen=True)
 class ImageData:
     """One data set, split. ``mean`` and ``std`` (float32 [C]) are those of the training part's pixels in 0…1.
 
@@ -110,9 +89,7 @@ class ImageData:
 
     def sha256(self) -> str:
         """Return the SHA-256 over the training part's images and labels, as they lie on the device."""
-        digest = hashlib.sha256(self.train.images.cpu().numpy().tobytes())
-        digest.update(self.train.labels.cpu().numpy().tobytes())
-        return digest.hexdigest()
+        return self.train.sha256
 
 
 def load(settings: Mapping[str, Any], *, device: str | torch.device = "cpu") -> ImageData:
@@ -120,28 +97,44 @@ def load(settings: Mapping[str, Any], *, device: str | torch.device = "cpu") -> 
 
     CIFAR is looked for in ``cifar.data_folder()`` and downloaded into it where it is missing; every file that is read
     is checked against its published SHA-256. The split is a random permutation drawn from ``split_seed``: first the
-    validation images, then the training images. Raises AblateError for wrong settings, DataError for wrong data.
+    validation images, then the training images. Parts of CIFAR and of image folders are kept, see ``prepared``. Raises
+    AblateError for wrong settings, DataError for wrong data.
     """
     chosen = DataSettings.read(settings, "data")
     if chosen.name == "folder":
         return _folder(chosen, device)
-    pool, read_test, classes = _digits() if chosen.name == "digits" else _cifar(chosen)
-    kept, held_out = split(len(pool), validation=chosen.validation, subset=chosen.subset, split_seed=chosen.split_seed)
+    source = _digits() if chosen.name == "digits" else _cifar(chosen)
+    # torch's resizing may differ in its last bit elsewhere
+    resizing = {"size": chosen.size, "device": torch.device(device).type, "torch": torch.__version__}
+    drawn = {"split_seed": chosen.split_seed, "validation": chosen.validation}
 
-    def place(part: Images) -> Images:
-        return Images(resized(part.images, chosen.size, device), part.labels.to(device), part.places)
+    @cache
+    def parts() -> tuple[Images, Images]:
+        pool = source.read()
+        kept, held_out = split(len(pool), subset=chosen.subset, **drawn)
+        return pool.take(kept), pool.take(held_out)
 
-    train = place(pool.take(kept))
+    def place(read: Callable[[], Images], files: Sequence[str], **how: Any) -> Images:
+        def make() -> Images:
+            part = read()
+            return Images(resized(part.images, chosen.size, device), part.labels.to(device), part.places)
+
+        if not files:
+            return make()
+        made_from = {"files": files, "column": source.column, **how, **(resizing if chosen.size else {})}
+        return prepared(_prepared_folder(), made_from, lambda: make().to("cpu")).to(device)
+
+    train = place(lambda: parts()[0], source.files, **drawn, subset=chosen.subset)
     mean, std = mean_and_std(train.images)
     return ImageData(
         train=train,
-        validation=place(pool.take(held_out)),
-        classes=classes,
+        validation=place(lambda: parts()[1], source.files, **drawn),
+        classes=source.classes,
         channels=train.images.shape[1],
         size=train.images.shape[2],
         mean=mean,
         std=std,
-        read_test=lambda: place(read_test()),
+        read_test=lambda: place(source.read_test, source.test_files),
     )
 
 
@@ -210,8 +203,19 @@ def _folder(chosen: DataSettings, device: str | torch.device) -> ImageData:
     kept, held_out = split(len(files), validation=chosen.validation, subset=chosen.subset, split_seed=chosen.split_seed)
 
     def read(part: imagefolder.Files, places: Tensor | None, side: int) -> Images:
-        images = imagefolder.decode(part.paths, resize=resize, crop=side)
-        return Images(images.to(device), part.labels.to(device), places)
+        made_from = {
+            "files": imagefolder.hashes(part.paths),
+            "labels": part.labels.tolist(),
+            "places": None if places is None else places.tolist(),
+            "resize": resize,
+            "crop": side,
+            "pillow": PIL.__version__,
+        }
+
+        def make() -> Images:
+            return Images(imagefolder.decode(part.paths, resize=resize, crop=side), part.labels, places)
+
+        return prepared(_prepared_folder(), made_from, make).to(device)
 
     train = read(files.take(kept), kept, resize)
     mean, std = mean_and_std(train.images)
@@ -239,7 +243,23 @@ def _test_held_out(files: imagefolder.Files, chosen: DataSettings) -> tuple[imag
     return files.take(shuffled[chosen.test :].sort().values), files.take(shuffled[: chosen.test].sort().values)
 
 
-def _cifar(chosen: DataSettings) -> tuple[Images, Callable[[], Images], int]:
+@dataclass(frozen=True)
+class _Source:
+    """A data set as it is filed; ``files`` and ``test_files`` are hashes of what is read. Without, no part is kept."""
+
+    read: Callable[[], Images]
+    read_test: Callable[[], Images]
+    classes: int
+    column: int = 0
+    files: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
+
+
+def _prepared_folder() -> Path:
+    return cifar.data_folder() / "prepared"
+
+
+def _cifar(chosen: DataSettings) -> _Source:
     source = cifar.SOURCES[chosen.name]
     folder = cifar.data_folder()
     cifar.provide(source, folder)
@@ -252,10 +272,18 @@ def _cifar(chosen: DataSettings) -> tuple[Images, Callable[[], Images], int]:
         images = records[:, len(source.label_keys) :].view(-1, 3, 32, 32)
         return Images(images, records[:, column].long())
 
-    return read(source.train), lambda: read(source.test), classes
+    return _Source(
+        read=lambda: read(source.train),
+        read_test=lambda: read(source.test),
+        classes=classes,
+        column=column,
+        files=tuple(cifar.SHA256[binary] for binary, _ in source.train),
+        test_files=tuple(cifar.SHA256[binary] for binary, _ in source.test),
+    )
 
 
-def _digits() -> tuple[Images, Callable[[], Images], int]:
+def _digits() -> _Source:
+    """The digits, of which there are too few for a file of their own."""
     from sklearn.datasets import load_digits
 
     pixels, targets = load_digits(return_X_y=True)  # values 0…16
@@ -267,4 +295,4 @@ def _digits() -> tuple[Images, Callable[[], Images], int]:
         members = (everything.labels == digit).nonzero().flatten()
         is_test[members[torch.arange(DIGITS_TEST_PER_CLASS) * len(members) // DIGITS_TEST_PER_CLASS]] = True
     pool, test = (everything.take(mask.nonzero().flatten()) for mask in (~is_test, is_test))
-    return pool, lambda: test, 10
+    return _Source(read=lambda: pool, read_test=lambda: test, classes=10)

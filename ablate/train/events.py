@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ablate.errors import AblateError
 from ablate.failpoints import failpoint
-from ablate.train.data import Images
 from ablate.train.folder import refusals
+from ablate.train.images import Images
 
 FOLDER = "tensorboard"  # within the attempt folder
 SHOWN = 32  # validation images, the first ones

@@ -332,8 +332,8 @@ def write_json(path: Path, value: object, *, what: str, durable: bool = True) ->
     write_whole(path, json.dumps(value, indent=1, allow_nan=False).encode(), what=what, durable=durable)
 
 
-def write_whole(path: Path, data: bytes | memoryview, *, what: str, durable: bool = True) -> None:
-    """Write a file aside, sync it, and rename it into place; ``what`` names it in messages and failpoints.
+def write_whole(path: Path, *data: bytes | memoryview, what: str, durable: bool = True) -> None:
+    """Write a file's pieces aside, sync it, and rename it into place; ``what`` names it in messages and failpoints.
 
     One that is not ``durable`` is not synced: after a power cut it may be empty. Raises EnvironmentFault where the disk
     refuses: what was there before is there still, and nothing half of it. What could not be synced is thrown away: a
@@ -344,7 +344,7 @@ def write_whole(path: Path, data: bytes | memoryview, *, what: str, durable: boo
         try:
             failpoint(f"{what}-begun")
             with aside.open("wb") as file:
-                file.write(data)
+                file.writelines(data)
                 file.flush()
                 failpoint(f"{what}-written")
                 if durable:

@@ -6,6 +6,7 @@ Hidden files and folders (``.DS_Store``, ``.ipynb_checkpoints``) are passed over
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,20 @@ def find(folder: Path) -> tuple[Files, Files | None]:
         other = ", ".join(sorted({*train.classes} ^ {*test.classes}))
         raise DataError(f"train/ and {tests[0]}/ of {folder} differ in their classes: {other}")
     return train, test
+
+
+def hashes(paths: Sequence[Path]) -> list[str]:
+    """Return the SHA-256 of each file. Raises DataError for one that can't be read."""
+    found = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                found.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as failure:
+            raise DataError(
+                f"{path} is not an image that can be read: {failure}", hint="mend it or remove it"
+            ) from None
+    return found
 
 
 def decode(paths: Sequence[Path], *, resize: int, crop: int) -> Tensor:

@@ -34,6 +34,10 @@ ALWAYS = ("numpy.random",)  # imported at its first use, by every attempt
 MADV_COLLAPSE = 25
 HUGE = 1 << 21
 MANY = 16  # forks after which it pays to make the next ones quicker
+# what every optimizer of torch imports when it is made, and every trial on digits: 1.3 s of CPU in each worker. Loaded
+# while the first trials run and nothing is asked of us, so that a run of quick trials, or of none, does not pay for it
+LATER = ("torch._dynamo", "torch._inductor.config", "sklearn.datasets")
+IDLE_S = 1.0
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # of a scheduler; workers go on ignoring them, and so do their children
 
@@ -46,18 +50,19 @@ def serve(commands: int, replies: int, *modules: str) -> None:
     for number in (*_STOPPING, *_WARNINGS, STACKS):
         signal.signal(number, signal.SIG_IGN)  # the runner decides; a stop may be sent to every process of a job
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_STOPPING, *_WARNINGS))
-    for module in (*ALWAYS, *modules):
-        __import__(module)
-    gc.collect()
-    gc.freeze()  # the collector would otherwise touch, and so copy, every inherited page
+    _load(*ALWAYS, *modules)
     wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     _reply(replies, {"ready": os.getpid()})
     server = _Server(replies, (commands, wake, waker))
     buffer = b""
+    later = () if "ablate.train.command" in modules else LATER
     while True:
-        ready, _, _ = select.select([commands, wake], [], [])
+        ready, _, _ = select.select([commands, wake], [], [], IDLE_S if later and server.has_forked else None)
+        if not ready:
+            _load(*later)
+            later = ()
         if wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake, 4096)
@@ -71,6 +76,13 @@ def serve(commands: int, replies: int, *modules: str) -> None:
                 server.obey(json.loads(line))
 
 
+def _load(*modules: str) -> None:
+    for module in modules:
+        __import__(module)
+    gc.collect()
+    gc.freeze()  # the collector would otherwise touch, and so copy, every inherited page
+
+
 class _Server:
     """The workers of a server: their keys by process id, and the pipes to those that are warm by key."""
 
@@ -80,6 +92,10 @@ class _Server:
         self._keys: dict[int, int] = {}
         self._orders: dict[int, int] = {}
         self._spawned = 0
+
+    @property
+    def has_forked(self) -> bool:
+        return self._spawned > 0
 
     def obey(self, command: dict[str, Any]) -> None:
         match command:

@@ -47,6 +47,17 @@ def steal(context):
             lost = claims.Ending("lost", "waiting")
             assert claims.take_back(store, held, lost)
 
+def prepare():
+    import torch
+    from ablate.train.images import Images
+    from ablate.train.prepared import prepared
+    folder = HERE / "data" / "prepared"
+    folder.mkdir(exist_ok=True)
+    (folder / "old.part").touch()
+    os.utime(folder / "old.part", (0, 0))
+    made = Images(torch.ones(2, 1, 1, 1, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+    assert prepared(folder, {"files": []}, lambda: made).sha256 == made.sha256
+
 def train(settings, context):
     if (HERE / "broken").exists() and settings["level"] == 2:
         raise ValueError("broken")
@@ -62,6 +73,8 @@ def train(settings, context):
         events = Events(context.folder)
         events.scalars([{"epoch": 1, "acc": 0.5}])
         events.close()
+    if first("prepared"):
+        prepare()
     state = context.resume() or {"epoch": 0, "sum": 0.0}
     done, total = state["epoch"], state["sum"]
     for epoch in range(done + 1, 4):
@@ -124,6 +137,7 @@ SCENES = {  # by the beginning of a failpoint's name
     "mirror-trial-changed": Scene("half mirrored", ("mirror",), settle=(("mirror",),)),
     "note": Scene("new", (*RUN, "--set", "resources.timeout=1s"), {"TOY": "stuck"}),
     "output": Scene("command"),
+    "prepared": Scene(environment={"TOY": "prepared"}),
     "record_results": Scene("elsewhere", IMPORT, settle=(IMPORT,)),
     "reopen": Scene("failed", ("retry",), settle=(("retry",), RUN)),
     "retrain": Scene("changed", (*RUN, "--fresh"), settle=((*RUN, "--fresh"),)),

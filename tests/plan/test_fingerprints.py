@@ -166,6 +166,23 @@ def test_equal_numbers_are_one_trial() -> None:
         assert made["bn"] == prints(steps=[{"name": "bn", "set": {"train.epochs": 5}}])["bn"]
 
 
+@pytest.mark.parametrize(
+    ("preset", "written_out"),
+    [
+        ("exact", {"dtype": "float32", "memory_format": "channels_last", "threads": 1}),
+        ("fast", {"dtype": "bfloat16", "memory_format": "channels_last", "threads": 1}),
+    ],
+)
+def test_a_preset_is_the_keys_it_stands_for(preset: str, written_out: dict[str, Any]) -> None:
+    by_name, by_keys = study(execution={"preset": preset}), study(execution=written_out)
+    assert prints(execution={"preset": preset}) == prints(execution=written_out)
+    assert by_name.execution == by_keys.execution
+    assert by_name.model_dump(mode="json") == by_keys.model_dump(mode="json")
+    assert by_name.execution.model_dump() == written_out
+    assert study(execution={"preset": preset, **written_out}).execution == by_keys.execution
+    assert prints(execution={"preset": preset}) != prints()
+
+
 def test_a_new_field_of_execution_would_not_change_old_trials() -> None:
     text = canonical(study().execution.model_dump(mode="json", exclude_defaults=True))
     assert text == "{}"

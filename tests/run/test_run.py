@@ -237,6 +237,26 @@ def test_the_worker_gets_what_execution_says_and_no_gpu(project: Path) -> None:
     assert query(project, "SELECT value FROM measurement WHERE epoch IS NULL") == [(2.2,)]
 
 
+def test_what_the_first_worker_has_to_import_later_ones_find(project: Path) -> None:
+    """The compiler of torch, which every optimizer imports: loaded by the server once the first trial keeps it idle."""
+    task = """
+    import __main__, sys, time
+    def train(settings, context):
+        assert __main__.__spec__.name == "ablate.train.server", "one thread still, or it would not be forked"
+        if "torch._dynamo" in sys.modules:
+            return {"acc": 1}
+        time.sleep(2)
+        return {"acc": 0}
+    """
+    path = write_study(project, task=textwrap.dedent(task))
+    done = ablate("run", str(path), "--only", "baseline", "--seeds", "12", "--jobs", "1", cwd=project)
+    assert done.returncode == 0, done.stderr
+    found = [value for (value,) in query(project, "SELECT value FROM measurement WHERE epoch IS NULL ORDER BY trial")]
+    assert len(found) == 12
+    assert found == sorted(found)
+    assert found[-1] == 1
+
+
 def test_a_forked_worker_computes_the_bits_of_a_fresh_interpreter(project: Path) -> None:
     task = """
     import __main__, hashlib, torch

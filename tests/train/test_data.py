@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import pickle
+import shutil
 import struct
 import tarfile
 from collections.abc import Iterator
@@ -261,6 +262,7 @@ def test_torchvisions_pickles_give_the_same_images(data_home: Path, files: dict[
     for binary, pickled in source.train + source.test:
         (data_home / binary).unlink()
         write(data_home, {pickled: python2_pickle(files[binary], source.label_keys)})
+    shutil.rmtree(data_home / "prepared")
     data = load(HUNDRED | {"name": name})
     assert torch.equal(data.train.images, expected.train.images)
     assert torch.equal(data.train.labels, expected.train.labels)
@@ -366,6 +368,7 @@ def test_what_is_missing_is_downloaded_once_and_nothing_else_is_kept(
     load(HUNDRED)
     assert all_rows(data) == records_of(files[TRAIN], 2)
     assert server.asked == ["/cifar-100-binary.tar.gz"]
+    shutil.rmtree(data_home / "prepared")
     kept = sorted(str(path.relative_to(data_home)) for path in data_home.rglob("*") if path.is_file())
     assert kept == [".download.lock", TEST, TRAIN]
     printed = capsys.readouterr()
