@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import ablate, finish, query, results, start
+from tests.run.test_commands import alive
 from tests.run.test_stops import recorded, wait_until, workers_of
 from tests.studies import TOY, TOY_STUDY, write_study
 
@@ -130,7 +131,7 @@ def test_a_worker_that_leaves_something_running_takes_no_other_trial(project: Pa
     for (place, process), (_, following) in itertools.pairwise(each):
         assert (process == following) is (place[0] != 2), each
     (orphan,) = project.glob("runs/trials/*/*/orphan")
-    assert not Path("/proc", orphan.read_text().strip()).exists()
+    wait_until(lambda: not alive(int(orphan.read_text())))
     assert query(project, "SELECT DISTINCT outcome FROM attempt") == [("ok",)]
 
 
