@@ -51,7 +51,7 @@ class Results:
 
     @cached_property
     def _curves(self) -> Sequence[Curve]:
-        return study_curves(self._store, self._stored)
+        return study_curves(self._store, self._stored, self.analysis)
 
     @property
     def figures(self) -> tuple[str, ...]:

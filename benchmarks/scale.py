@@ -4,18 +4,21 @@
 
 A store is filled with that many finished trials, and each command is run in a process of its own. CPU seconds are those
 of the process and its children; beside them stands the same command on a study of six trials, which is the start.
+Memory is the most that the process had resident.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,13 @@ def large_study(arms: int, seeds: int) -> Study:
         "seeds": seeds,
     }
     return from_document(values, Document("large.yaml", values, {}), "")
+
+
+def make_store(path: Path, study: Study) -> None:
+    """Fill a new store with a study."""
+    store = open_store(path, create=True)
+    fill(store, study)
+    store.close()
 
 
 def fill(store: Store, study: Study) -> None:
@@ -120,19 +130,32 @@ def _numbers(row: Any) -> Iterator[dict[str, Any]]:
             yield {"trial": row.id, "claim": 1, "metric": metric, "epoch": epoch, **stored_number(number)}
 
 
-def cpu_seconds(words: list[str], folder: Path) -> tuple[float, int]:
-    """Run `ablate …`; return its CPU seconds and the bytes it printed."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-m", "ablate", *words], cwd=folder, capture_output=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, len(done.stdout)
+@dataclass(frozen=True)
+class Spent:
+    """What one run of a command took: CPU seconds, resident bytes at most, and the bytes it printed."""
+
+    seconds: float
+    resident: int
+    printed: int
 
 
-def measured(words: list[str], folder: Path) -> tuple[float, float, int]:
-    """Return the median CPU seconds of a command, their spread (most less least), and the bytes it printed."""
-    found = [cpu_seconds(words, folder) for _ in range(REPEATS)]
-    seconds = sorted(spent for spent, _ in found)
-    return seconds[len(seconds) // 2], seconds[-1] - seconds[0], found[0][1]
+def spent(words: list[str], folder: Path) -> Spent:
+    """Run `ablate …` and return what it took."""
+    command = [sys.executable, "-m", "ablate", *words]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        printed = len(process.stdout.read())
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"ablate {' '.join(words)} ended with exit code {process.returncode}")
+    return Spent(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, printed)  # Linux says it in KiB
+
+
+def measured(words: list[str], folder: Path) -> tuple[Spent, float]:
+    """Return what the run in the middle took, and the spread of the CPU seconds (most less least)."""
+    found = sorted((spent(words, folder) for _ in range(REPEATS)), key=lambda each: each.seconds)
+    return found[len(found) // 2], found[-1].seconds - found[0].seconds
 
 
 def main() -> None:
@@ -144,18 +167,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ablate-scale-") as made:
         folder = Path(made)
         for name, study in (("small", large_study(2, 3)), ("large", large_study(given.arms, given.seeds))):
-            store = open_store(folder / f"{name}.db", create=True)
-            fill(store, study)
-            store.close()
+            # in a process of its own: the kernel counts the memory of what starts a command as the command's
+            filling = multiprocessing.Process(target=make_store, args=(folder / f"{name}.db", study))
+            filling.start()
+            filling.join()
         size = (folder / "large.db").stat().st_size
         print(f"{given.arms:,} arms × {given.seeds:,} seeds, SQLite, {size / 1e6:.0f} MB; medians of {REPEATS}.\n")
-        print("| command | CPU s, 2 arms × 3 seeds | CPU s | spread | beyond the start | KB printed |")
-        print("|:--|--:|--:|--:|--:|--:|")
+        print("| command | CPU s, 2 arms × 3 seeds | CPU s | spread | beyond the start | MB of memory | KB printed |")
+        print("|:--|--:|--:|--:|--:|--:|--:|")
         for words in COMMANDS:
-            start, _, _ = measured([*words, "--store", "small.db"], folder)
-            seconds, spread, size = measured([*words, "--store", "large.db"], folder)
-            numbers = f"{start:.2f} | {seconds:.2f} | {spread:.2f} | {seconds - start:.2f} | {size / 1e3:,.0f}"
-            print(f"| `ablate {' '.join(words)}` | {numbers} |")
+            start, _ = measured([*words, "--store", "small.db"], folder)
+            large, spread = measured([*words, "--store", "large.db"], folder)
+            seconds = f"{start.seconds:.2f} | {large.seconds:.2f} | {spread:.2f} | {large.seconds - start.seconds:.2f}"
+            print(
+                f"| `ablate {' '.join(words)}` | {seconds} | {large.resident / 1e6:,.0f} | {large.printed / 1e3:,.0f} |"
+            )
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 
 from ablate.analyse.best import best_arms
-from ablate.analyse.declared import ADDED, family_of, later_versions, remarks_of
+from ablate.analyse.declared import ADDED, family_of, first_ended, later_versions, remarks_of
 from ablate.analyse.effects import ArmScores, Sample, cell, compare, effect, sample_of, seeds_identical
 from ablate.analyse.findings import (
     Analysis,
@@ -33,7 +34,7 @@ from ablate.plan.arms import Arm, Contrast
 from ablate.plan.designs import BOTH, TOTAL
 from ablate.plan.replication import adjusted
 from ablate.plan.trials import Plan
-from ablate.stats.intervals import is_usable, summarise
+from ablate.stats.intervals import is_usable
 from ablate.stats.replication import anytime_p
 from ablate.store.facts import StoredStudy, StoredVersion, versions_of
 from ablate.store.replays import Replay, replays_of
@@ -119,7 +120,8 @@ def _scores(store: Store, stored: StoredStudy) -> Scored:
 
 
 def _arm_results(plan: Plan, results: Results, scores: Scored) -> Arms:
-    kinds = _kinds(trial for trials in results.values() for trial in trials)
+    distinct = {trial.fingerprint: trial for trials in results.values() for trial in trials if trial.has_result}
+    kinds = _kinds(distinct.values())
     usual = {fact: _usual(fact, kinds) for fact in (CODE, *DRIFT_FACTS)}
     arms = {arm.name: arm for arm in plan.arms}
     return {
@@ -139,7 +141,7 @@ def arm_result(
 ) -> ArmResult:
     """Return an arm with its cells. ``usual`` has, by fact, what most trials ran with; any other is marked as drift."""
     cells = {name: cell(trials, name, metric) for name, metric in study.metrics.items()}
-    with_result = [trial for trial in trials if trial.status in ("finished", "diverged")]
+    with_result = [trial for trial in trials if trial.has_result]
     seconds = [trial.seconds for trial in with_result if trial.seconds is not None]
     facts = {name: _mean(trials, name) for name in FACTS}
     published = study.reference.values if study.reference else {}
@@ -174,7 +176,7 @@ def _energy(trials: Sequence[TrialResult]) -> float | None:
 def _mean(trials: Sequence[TrialResult], fact: str) -> float | None:
     values = [trial.values[fact] for trial in trials if trial.status == "finished" and fact in trial.values]
     usable = [value for value in values if is_usable(value)]
-    return summarise(usable).mean if usable else None
+    return fmean(usable) if usable else None
 
 
 def _right_or_wrong(scores: ArmScores) -> tuple[int, float]:
@@ -202,6 +204,8 @@ def _drifts(trials: Sequence[TrialResult], usual: Mapping[str, str | None]) -> I
 
 def _with_mismatches(arms: Arms, store: Store, stored: StoredStudy, metrics: Sequence[str]) -> Arms:
     """Note on each arm which of its seeds did not repeat themselves. What a task records beside may be a time."""
+    if not any(trial.attempts > 1 for arm in arms.values() for trial in arm.trials):
+        return arms
     found: dict[tuple[str, str, int], list[Replay]] = {}
     for replay in replays_of(store, stored.id):
         if replay.metric in metrics:
@@ -223,19 +227,14 @@ def _fact(trial: TrialResult, fact: str) -> str | None:
     return trial.code_sha256 if fact == CODE else trial.environment.get(fact) or None
 
 
-def _kinds(trials: Iterable[TrialResult]) -> list[tuple[TrialResult, int]]:
-    """Group distinct trials with a result by what they ran on: of each kind the first trial, and how many there are.
+def _kinds(trials: Collection[TrialResult]) -> list[tuple[TrialResult, int]]:
+    """Group trials by what they ran on: of each kind one trial, and how many there are, the kind first met first.
 
     Trials that ran on the same share one mapping (see ``results``), so that its identity tells.
     """
-    distinct = {trial.fingerprint: trial for trial in trials if trial.status in ("finished", "diverged")}
-    first: dict[tuple[str | None, int], TrialResult] = {}
-    kinds: Counter[tuple[str | None, int]] = Counter()
-    for trial in distinct.values():
-        kind = (trial.code_sha256, id(trial.environment))
-        first.setdefault(kind, trial)
-        kinds[kind] += 1
-    return [(first[kind], number) for kind, number in kinds.items()]
+    of_kind = {(trial.code_sha256, id(trial.environment)): trial for trial in trials}
+    numbers = Counter((trial.code_sha256, id(trial.environment)) for trial in trials)
+    return [(trial, numbers[kind]) for kind, trial in of_kind.items()]
 
 
 def _usual(fact: str, kinds: Iterable[tuple[TrialResult, int]]) -> str | None:
@@ -343,12 +342,13 @@ def _with_remarks(
 ) -> dict[str, Conclusion]:
     """Add what of each comparison was declared after its first result."""
     declared = {version.id: plan.keys_of(version.plan) for version in versions}
+    ended = {place: first_ended(trials) for place, trials in results.items()}
     found = {}
     for key, contrast in plan.family.items():
         if contrast is not None:
             role = _role(plan.study, contrast.design)
-            trials = {arm: results.get((arm, role), ()) for arm in contrast.arms}
-            remarks = remarks_of(key, contrast, trials, current, versions, declared)
+            of_arms = [ended.get((arm, role), {}) for arm in contrast.arms]
+            remarks = remarks_of(key, of_arms, current, versions, declared)
             found[key] = replace(tests[key], remarks=remarks)
     return found
 
@@ -384,7 +384,7 @@ def _design_results(
         names = _row_order(plan, design, contrasts)
         asked_for = dict.fromkeys((*names, *plan.rows.get(design, ())))  # a path tries more than its rows show
         trained = [trial for name in asked_for for trial in _trials_of(arms, name, role)]
-        done = {each.fingerprint: each.seconds or 0.0 for each in trained if each.status in ("finished", "diverged")}
+        done = {each.fingerprint: each.seconds or 0.0 for each in trained if each.has_result}
         yield DesignResult(
             name=design,
             arms=names,

@@ -83,7 +83,7 @@ def details_from(
 ) -> tuple[ArmDetails, ...]:
     """Return all about each of these arms of a study, or about every arm, in plan order."""
     arms = {arm.name: arm for arm in arms_of(store, stored.id)}
-    plan, results = results_from(store, stored, history.trials, history.measurements)
+    plan, results = results_from(store, stored, history.trials, history.finals)
     trials = {trial.fingerprint: trial.trial for trial in history.trials}
     planned = plan.trials()
     attempts: dict[int, list[AttemptDetails]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ablate.analyse.findings import Analysis
 from ablate.analyse.results import read_results
 from ablate.store.facts import StoredStudy, measurements_of, read_number
 from ablate.store.store import Store
@@ -25,14 +26,20 @@ class Curve:
     values: tuple[float, ...]
 
 
-def study_curves(store: Store, stored: StoredStudy) -> tuple[Curve, ...]:
+def study_curves(store: Store, stored: StoredStudy, analysis: Analysis | None = None) -> tuple[Curve, ...]:
     """Return the curves of every declared metric, arms in plan order, then role, seed and metric as declared.
 
     They are of the attempts that tables take their values from, those that diverged among them: nothing of trials that
     have no result yet, nor of candidates that were tried in tuning. A resumed attempt has the epochs that it took over.
-    An arm that shares its trials with another has the same curves under its own name.
+    An arm that shares its trials with another has the same curves under its own name. With the ``analysis`` of the
+    study, it is of the same moment, and the store is not asked once more what became of each trial.
     """
-    plan, results = read_results(store, stored)
+    if analysis is None:
+        plan, results = read_results(store, stored)
+        metrics = list(plan.study.metrics)
+    else:
+        results = {(arm.name, arm.role): arm.trials for arm in analysis.arms}
+        metrics = [metric.name for metric in analysis.metrics]
     points: dict[tuple[str, str], dict[int, float]] = {}
     for row in measurements_of(store, stored.id, final=False):
         points.setdefault((row.fingerprint, row.metric), {})[row.epoch] = read_number(row.value, row.kind)
@@ -41,6 +48,6 @@ def study_curves(store: Store, stored: StoredStudy) -> tuple[Curve, ...]:
         for (arm, role), trials in results.items()
         if role != "tune"
         for trial in trials
-        for metric in plan.study.metrics
+        for metric in metrics
         if (found := points.get((trial.fingerprint, metric)))
     )

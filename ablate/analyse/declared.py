@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ablate.analyse.findings import Family, TrialResult
-from ablate.plan.arms import Contrast
 from ablate.plan.trials import Plan
 from ablate.store.facts import StoredVersion
 
@@ -45,14 +44,15 @@ def later_versions(plan: Plan, current: StoredVersion, versions: Sequence[Stored
 
 
 def remarks_of(
-    key: str, contrast: Contrast, trials: Mapping[str, Sequence[TrialResult]], current: StoredVersion,
-    versions: Sequence[StoredVersion], declared: Mapping[int, Collection[str]],
+    key: str, ended: Sequence[Mapping[int, float]], current: StoredVersion, versions: Sequence[StoredVersion],
+    declared: Mapping[int, Collection[str]],
 ) -> tuple[str, ...]:  # fmt: skip
     """Return what was changed about a comparison after its first result.
 
-    ``trials`` are those of its arms, by arm; ``declared`` has the keys of each version's comparisons, by version id.
+    ``ended`` is that of each of its arms (``first_ended``); ``declared`` has the keys of each version's comparisons, by
+    version id.
     """
-    seen = _first_seen(contrast, trials)
+    seen = _first_seen(ended)
     if seen is None or current.written <= seen:
         return ()
     before = [version for version in versions if version.written <= seen and key in declared[version.id]]
@@ -61,14 +61,15 @@ def remarks_of(
     return tuple(_changes(before[-1].plan, current.plan))
 
 
-def _first_seen(contrast: Contrast, trials: Mapping[str, Sequence[TrialResult]]) -> float | None:
+def first_ended(trials: Sequence[TrialResult]) -> dict[int, float]:
+    """Return when each seed of an arm first had a result."""
+    return {trial.seed: trial.first_ended for trial in trials if trial.first_ended is not None}
+
+
+def _first_seen(ended: Sequence[Mapping[int, float]]) -> float | None:
     """Return when a seed had first finished in every arm of a comparison."""
-    ended = [
-        {trial.seed: trial.first_ended for trial in trials[arm] if trial.first_ended is not None}
-        for arm in contrast.arms
-    ]
     common = set.intersection(*(set(each) for each in ended)) if ended else set()
-    return min((max(each[seed] for each in ended) for seed in common), default=None)
+    return min(map(max, zip(*([each[seed] for seed in common] for each in ended), strict=True)), default=None)
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

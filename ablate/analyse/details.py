@@ -101,7 +101,7 @@ def study_details(
         command=command,
         arms=arms,
         failures=tuple(_failures(arms, log_of)),
-        courses=tuple(_courses(analysis, study_curves(store, stored))),
+        courses=tuple(_courses(analysis, study_curves(store, stored, analysis))),
         costs=tuple(_costs(analysis)),
     )
 
@@ -195,7 +195,7 @@ def _costs(analysis: Analysis) -> Iterator[Cost]:
 
 
 def _seconds(trial: TrialResult) -> float | None:
-    return trial.seconds if trial.status in ("finished", "diverged") else None
+    return trial.seconds if trial.has_result else None
 
 
 def _fact(arm: ArmResult, name: str) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -104,15 +104,13 @@ def compare(study: Study, contrast: Contrast, sample: Sample) -> Comparison:
 def effect(study: Study, contrast: Contrast, metric: str, sample: Sample) -> Effect:
     """Return the weighted sum of means on one metric; no mean where an arm has an undefined value or none at all."""
     cells = {arm: sample.arms[arm].cells[metric] for arm in contrast.arms}
-    values = {
-        arm: {seed: each.values[seed] for seed in sample.seeds if seed in each.values} for arm, each in cells.items()
-    }
+    values = {arm: each.values for arm, each in cells.items()}
     paired = is_paired(study)
     numbers, common = contrast_cells(contrast, values, sample.seeds, paired=paired)
-    differences = {seed: sum(w * values[arm][seed] for arm, w in contrast.weights) for seed in common}
-    withheld = tuple(arm for arm, each in cells.items() if set(each.undefined) & set(sample.seeds))
-    planned = {trial.seed for arm in contrast.arms for trial in sample.arms[arm].trials}
-    dropped = tuple(seed for seed in sample.seeds if seed in planned and seed not in common)
+    products = [[weight * values[arm][seed] for seed in common] for arm, weight in contrast.weights]
+    differences = dict(zip(common, map(sum, zip(*products, strict=True)), strict=True))
+    withheld = tuple(arm for arm, each in cells.items() if any(seed in sample.seeds for seed in each.undefined))
+    dropped = _dropped(contrast, sample, common)
     nothing = Effect(metric, len(common), None, None, None, None, differences, dropped, withheld)
     if withheld or any(not each for _, each in numbers):
         return nothing
@@ -130,6 +128,14 @@ def effect(study: Study, contrast: Contrast, metric: str, sample: Sample) -> Eff
         metric, found.n, found.mean, found.sd, found.se, _interval(found, contrast, sample), differences, dropped,
         method=found.method, df=found.df,
     )  # fmt: skip
+
+
+def _dropped(contrast: Contrast, sample: Sample, common: Collection[int]) -> tuple[int, ...]:
+    """Return the planned seeds that some arm has no value at."""
+    if len(common) == len(sample.seeds):
+        return ()
+    planned = {trial.seed for arm in contrast.arms for trial in sample.arms[arm].trials}
+    return tuple(seed for seed in sample.seeds if seed in planned and seed not in common)
 
 
 def _interval(found: Estimate, contrast: Contrast, sample: Sample) -> Interval | None:

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from ablate.plan.outcomes import Status, Told
 from ablate.study.schema import SMALLEST_TEST, Role
@@ -35,8 +36,7 @@ class MetricInfo:
         return self.title or self.name
 
 
-@dataclass(frozen=True)
-class TrialResult:
+class TrialResult(NamedTuple):
     """What became of one arm at one seed. ``values`` has every final number, finite or not; ``seconds`` are wall time.
 
     ``reason`` says why it failed. A trial is ``diverged`` if its attempt says so or its primary metric is not finite.
@@ -54,13 +54,17 @@ class TrialResult:
     reason: str = ""
     code_sha256: str | None = None
     first_ended: float | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-    values: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, str] = MappingProxyType({})
+    values: Mapping[str, float] = MappingProxyType({})
     source: str = "trained"
     candidate: int | None = None
 
     def told(self, metric: str) -> Told:
-        return Told(self.status, self.values.get(metric), oom=self.is_out_of_memory)
+        return Told(self.status, self.values.get(metric), self.is_out_of_memory)
+
+    @property
+    def has_result(self) -> bool:
+        return self.status in ("finished", "diverged")
 
     @property
     def is_out_of_memory(self) -> bool:
@@ -107,8 +111,10 @@ class Cell:
     scored: tuple[int, ...] = ()
 
     @property
-    def finished(self) -> dict[int, float]:
+    def finished(self) -> Mapping[int, float]:
         """The values of the seeds that did finish."""
+        if not self.scored:
+            return self.values
         return {seed: value for seed, value in self.values.items() if seed not in self.scored}
 
 

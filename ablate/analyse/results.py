@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 from pydantic import ValidationError
 
 from ablate.analyse.findings import TrialResult
 from ablate.errors import StoreError
-from ablate.plan.outcomes import Status, Told, status_of
-from ablate.plan.trials import Plan, Replicate, make_plan
-from ablate.store.facts import IMPORTED, StoredStudy, StoredTrial, read_number, results_of, versions_of
+from ablate.plan.outcomes import Status, status_of
+from ablate.plan.trials import UNTOLD, Plan, Replicate, make_plan
+from ablate.store.facts import IMPORTED, Finals, StoredStudy, StoredTrial, results_of, versions_of
 from ablate.store.store import Store
 from ablate.study.document import Document
 from ablate.study.schema import Role, Study, from_document
@@ -48,31 +46,34 @@ def read_results(store: Store, stored: StoredStudy) -> tuple[Plan, Results]:
 
 
 def results_from(
-    store: Store, stored: StoredStudy, trials: Sequence[StoredTrial], finals: Sequence[Any]
+    store: Store, stored: StoredStudy, trials: Sequence[StoredTrial], finals: Finals
 ) -> tuple[Plan, Results]:
     """Order what was read from the store as ``read_results`` gives it."""
     study = stored_study(stored)
-    values: dict[int, dict[str, float]] = {trial.trial: {} for trial in trials}
-    for trial_id, metric, value, kind in finals:
-        values[trial_id][metric] = read_number(value, kind)
-    found: dict[tuple[str, Role, str], TrialResult] = {}
-    told: dict[str, Told] = {}
-    for trial in trials:
-        result = _result(trial, values[trial.trial], study.primary)
-        found[trial.arm, trial.role, trial.fingerprint] = result
-        told[trial.fingerprint] = result.told(study.primary)
+    primary = study.primary
+    found = [_result(trial, finals.get(trial.trial, {}), primary) for trial in trials]
+    told = {result.fingerprint: result.told(primary) for result in found} if study.grows else UNTOLD
     plan = make_plan(study, told, [version.plan for version in versions_of(store, stored.name, stored.profile)])
     results: dict[tuple[str, Role], list[TrialResult]] = {(arm.name, "main"): [] for arm in plan.arms}
-    for replicate in plan.replicates:
-        fingerprint = replicate.trial.fingerprint
-        result = found.get((replicate.arm, replicate.role, fingerprint)) or _unasked(replicate)
-        if replicate.candidate is not None:
-            result = replace(result, candidate=replicate.candidate)
-        results.setdefault((replicate.arm, replicate.role), []).append(result)
+    for arm, role, result in _in_order(plan, trials, found):
+        results.setdefault((arm, role), []).append(result)
     for arm, tuned in plan.tuned.items():
         if tuned.chosen is None:
             results[arm, "main"] = [_unchosen(arm, seed, failed=tuned.is_complete) for seed in study.seeds.first]
     return plan, {key: tuple(each) for key, each in results.items()}
+
+
+def _in_order(
+    plan: Plan, trials: Sequence[StoredTrial], found: Sequence[TrialResult]
+) -> Iterator[tuple[str, Role, TrialResult]]:
+    """Yield the result of each planned trial with its arm and role. Of what grows, the store may hold more, or less."""
+    if not plan.study.grows and len(trials) == sum(map(len, plan.seeds.values())):
+        yield from ((trial.arm, trial.role, result) for trial, result in zip(trials, found, strict=True))
+        return
+    here = {(trial.arm, trial.role, trial.fingerprint): result for trial, result in zip(trials, found, strict=True)}
+    for each in plan.replicates:
+        result = here.get((each.arm, each.role, each.trial.fingerprint)) or _unasked(each)
+        yield each.arm, each.role, result._replace(candidate=each.candidate)
 
 
 def failed_results(trials: Iterable[StoredTrial], primary: str) -> Results:

@@ -77,7 +77,7 @@ def report(name: str | None, location: str | None, form: str | None, columns: st
         from ablate.analyse.curves import study_curves
         from ablate.report import json
 
-        click.echo(json.render(analysis, study_curves(store, stored)), nl=False)
+        click.echo(json.render(analysis, study_curves(store, stored, analysis)), nl=False)
         return
     _print_analysis(analysis, form, names)
 
@@ -182,7 +182,8 @@ def _write_figures(store: Store, stored: StoredStudy, folder: Path) -> None:
     from ablate.report.figures import write_figures
 
     with writing("the figures", folder):
-        written = write_figures(analyse(store, stored), study_curves(store, stored), folder)
+        analysis = analyse(store, stored)
+        written = write_figures(analysis, study_curves(store, stored, analysis), folder)
     if not written:
         raise AblateError(
             f"there is no figure for `{stored.title}`",

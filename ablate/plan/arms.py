@@ -110,7 +110,7 @@ def required(study: Study, step: Step) -> list[Step]:
         if name not in names:
             names.add(name)
             queue += study.step(name).requires
-    return [other for other in study.steps if other.name in names]
+    return [other for other in study.steps if other.name in names] if names else []
 
 
 def excludes(step: Step, other: Step) -> bool:

@@ -60,12 +60,12 @@ def adjusted(ps: Sequence[float | None], family: int, correction: str) -> list[f
 def contrast_cells(
     contrast: Contrast, values: Mapping[str, Mapping[int, float]], seeds: Sequence[int], *, paired: bool
 ) -> tuple[Cells, tuple[int, ...]]:
-    """Return weights with values, and the seeds that they are of: those that every arm has, or if unpaired all."""
-    arms = contrast.arms
-    common = tuple(seed for seed in seeds if all(seed in values[arm] for arm in arms))
-    if paired:
-        return [(weight, [values[arm][seed] for seed in common]) for arm, weight in contrast.weights], common
-    return [(weight, list(values[arm].values())) for arm, weight in contrast.weights], common
+    """Return weights with values, and the seeds that every arm has. Unpaired, an arm's values at others count too."""
+    common = tuple(seeds)
+    for arm in contrast.arms:
+        common = tuple([seed for seed in common if seed in values[arm]])
+    of_arm = {arm: common if paired else [seed for seed in seeds if seed in values[arm]] for arm in contrast.arms}
+    return [(weight, [values[arm][seed] for seed in of_arm[arm]]) for arm, weight in contrast.weights], common
 
 
 def is_paired(study: Study) -> bool:

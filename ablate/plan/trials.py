@@ -58,16 +58,17 @@ class Replicate:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a study asks for, in the order in which it is run: seed by seed, so that early results are paired.
+    """All that a study asks for.
 
-    ``rows`` are the arms of each design. ``reached``: under ``seeds: {looks: …}``, how far each comparison (by key) is.
-    ``tuned``: where something is tuned, how far that is for each arm; trials that tune come before all others.
+    ``seeds`` are those that each arm is asked for, by arm and role. ``rows`` are the arms of each design. ``reached``:
+    under ``seeds: {looks: …}``, how far each comparison (by key) is. ``tuned``: where something is tuned, how far that
+    is for each arm.
     """
 
     study: Study
     arms: tuple[Arm, ...]
     contrasts: tuple[Contrast, ...]
-    replicates: tuple[Replicate, ...]
+    seeds: Mapping[tuple[str, Role], Collection[int]] = field(default_factory=dict)
     rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reached: Mapping[str, Reached] = field(default_factory=dict)
     tuned: Mapping[str, Tuned] = field(default_factory=dict)
@@ -79,6 +80,15 @@ class Plan:
         """Return what an arm is compared with in the first design that has a row for it."""
         return next((c.other for c in self.contrasts if c.arm == name), None)
 
+    @cached_property
+    def replicates(self) -> tuple[Replicate, ...]:
+        """The trials in the order in which they are run: seed by seed, so that early results are paired.
+
+        Those that tune come before all others. Listed when first asked for: 100,000 fingerprints take a while, and a
+        report needs none of them.
+        """
+        return tuple(_replicates(self))
+
     def trials(self) -> dict[str, Trial]:
         """Return the distinct trials by fingerprint; rows that two designs share are one."""
         return {replicate.trial.fingerprint: replicate.trial for replicate in self.replicates}
@@ -87,7 +97,7 @@ class Plan:
         """Return the plan with the trials of these arms only (None: of all); its comparisons stay declared."""
         if arms is None:
             return self
-        return replace(self, replicates=tuple(each for each in self.replicates if each.arm in arms))
+        return replace(self, seeds={(arm, role): seeds for (arm, role), seeds in self.seeds.items() if arm in arms})
 
     def key(self, contrast: Contrast) -> str:
         """Return what a comparison is known by, in whichever design or version of the study it stands.
@@ -266,7 +276,7 @@ def _expanded(
         faults.append(Fault(message, study.where("seeds"), f"a study has at most {MAX_TRIALS:,}"))
     if faults:
         return None, faults
-    plan = Plan(study, expansion.arms, expansion.contrasts, (), expansion.by_design)
+    plan = Plan(study, expansion.arms, expansion.contrasts, rows=expansion.by_design)
     family = plan.family
     tested = {key: contrast for key, contrast in family.items() if contrast is not None}
     tell.arms = {arm.name: arm for arm in plan.arms}
@@ -276,46 +286,69 @@ def _expanded(
     widest: dict[str, set[int]] = {}
     for name, seeds in given.seeds.items():  # equal settings are the same trials, under whatever names
         widest.setdefault(settings[name], set()).update(seeds)
-    asked = {arm: widest[settings[arm]] for arm in given.seeds}
     tuned = {arm.name: tell.tuned(arm) for arm in plan.arms} if study.tune else {}
-    ready = [arm for arm in plan.arms if not study.tune or tuned[arm.name].chosen is not None]
-    replicates = list(_tuning(study, plan.arms, tuned, tell))
-    replicates += [
-        tell.replicate(arm, seed) for seed in study.seeds.numbers for arm in ready if seed in asked[arm.name]
-    ]
+    ready = [arm.name for arm in plan.arms if not study.tune or tuned[arm.name].chosen is not None]
     confirmed = _confirmed(study, expansion, tell)
-    replicates += [
-        tell.replicate(arm, seed, "confirm") for seed in study.fresh_seeds for arm in ready if arm.name in confirmed
-    ]
-    return replace(plan, replicates=tuple(replicates), reached=given.reached, tuned=tuned), []
+    asked: dict[tuple[str, Role], Collection[int]] = {(name, "tune"): study.tuning_seeds for name in tuned}
+    asked |= {(name, "main"): widest[settings[name]] for name in ready}
+    asked |= {(name, "confirm"): study.fresh_seeds for name in ready if name in confirmed}
+    return replace(plan, seeds=asked, reached=given.reached, tuned=tuned), []
 
 
-def _tuning(study: Study, arms: Sequence[Arm], tuned: Mapping[str, Tuned], tell: _Teller) -> Iterator[Replicate]:
-    """Yield the trials that tune, the first candidate of every arm first."""
-    for index in range(max((len(each.candidates) for each in tuned.values()), default=0)):
-        for arm in arms:
-            for candidate in tuned[arm.name].candidates[index : index + 1]:
+def _replicates(plan: Plan) -> Iterator[Replicate]:
+    """Yield the trials that tune, the first candidate of every arm first, and then the others, seed by seed."""
+    study = plan.study
+    for index in range(max((len(each.candidates) for each in plan.tuned.values()), default=0)):
+        for arm in plan.arms:
+            for candidate in plan.tuned[arm.name].candidates[index : index + 1]:
                 settings = patched(arm.settings, candidate)
-                for seed in study.tuning_seeds:
-                    yield Replicate(arm.name, seed, tell.of(settings, seed), "tune", index + 1)
+                for seed in plan.seeds.get((arm.name, "tune"), ()):
+                    yield Replicate(arm.name, seed, _trial(study, settings, seed), "tune", index + 1)
+    of_arm = _Trials(study, lambda arm: plan.tuned[arm.name])
+    roles: Mapping[Role, Sequence[int]] = {"main": study.seeds.numbers, "confirm": study.fresh_seeds}
+    for role, seeds in roles.items():
+        for seed in seeds:
+            for arm in plan.arms:
+                if seed in plan.seeds.get((arm.name, role), ()):
+                    yield Replicate(arm.name, seed, of_arm.at(arm, seed), role)
+
+
+def _trial(study: Study, settings: Settings, seed: int) -> Trial:
+    return Trial(fingerprint(study, settings, seed), settings, seed)
+
+
+class _Trials:
+    """Makes the trials of arms, with the settings that tuning chose; what they have in common is made once per arm."""
+
+    def __init__(self, study: Study, tuned: Callable[[Arm], Tuned]) -> None:
+        self._study = study
+        self._tuned = tuned
+        self._of_arm: dict[str, tuple[Settings, _Identity]] = {}
+
+    def at(self, arm: Arm, seed: int) -> Trial:
+        if arm.name not in self._of_arm:
+            chosen = self._tuned(arm).chosen if self._study.tune else None
+            settings = patched(arm.settings, chosen or {})
+            self._of_arm[arm.name] = settings, _identity(self._study, settings)
+        settings, identity = self._of_arm[arm.name]
+        return Trial(identity.at(seed), settings, seed)
 
 
 class _Teller:
-    """Finds what is told of an arm's trials, and makes each trial once: a fingerprint costs a hash."""
+    """Finds what is told of an arm's trials."""
 
     def __init__(self, study: Study, told: Mapping[str, Told]) -> None:
         self.arms: dict[str, Arm] = {}
         self._study = study
         self._told = told
-        self._trials: dict[tuple[str, int], Trial] = {}
-        self._chosen: dict[str, tuple[Settings, _Identity]] = {}
+        self._trials = _Trials(study, self.tuned)
         self._tuned: dict[str, Tuned] = {}
 
     def __call__(self, arm: str, seeds: Sequence[int]) -> dict[int, Told]:
         if self._study.tune and self.tuned(self.arms[arm]).chosen is None:
             # what can't be run: not asked for yet, or for ever without a value
             return dict.fromkeys(seeds, Told("failed" if self.tuned(self.arms[arm]).is_complete else "waiting"))
-        return {seed: self._what_of(self.trial(self.arms[arm], seed)) for seed in seeds}
+        return {seed: self._what_of(self._trials.at(self.arms[arm], seed)) for seed in seeds}
 
     def tuned(self, arm: Arm) -> Tuned:
         """Return how far the tuning of an arm is."""
@@ -323,33 +356,12 @@ class _Teller:
             self._tuned[arm.name] = tune(self._study, lambda candidate: self._of_candidate(arm, candidate))
         return self._tuned[arm.name]
 
-    def of(self, settings: Settings, seed: int) -> Trial:
-        return Trial(fingerprint(self._study, settings, seed), settings, seed)
-
-    def trial(self, arm: Arm, seed: int) -> Trial:
-        """Return the trial of an arm at a seed, with the settings that were chosen for it."""
-        key = (arm.name, seed)
-        if key not in self._trials:
-            settings, identity = self._settings_of(arm)
-            self._trials[key] = Trial(identity.at(seed), settings, seed)
-        return self._trials[key]
-
-    def _settings_of(self, arm: Arm) -> tuple[Settings, _Identity]:
-        if arm.name not in self._chosen:
-            chosen = self.tuned(arm).chosen if self._study.tune else None
-            settings = patched(arm.settings, chosen or {})
-            self._chosen[arm.name] = settings, _identity(self._study, settings)
-        return self._chosen[arm.name]
-
-    def replicate(self, arm: Arm, seed: int, role: Role = "main") -> Replicate:
-        return Replicate(arm.name, seed, self.trial(arm, seed), role)
-
     def _what_of(self, trial: Trial) -> Told:
         return self._told.get(trial.fingerprint, Told("waiting"))
 
     def _of_candidate(self, arm: Arm, candidate: Settings) -> dict[int, Told]:
         settings = patched(arm.settings, candidate)
-        return {seed: self._what_of(self.of(settings, seed)) for seed in self._study.tuning_seeds}
+        return {seed: self._what_of(_trial(self._study, settings, seed)) for seed in self._study.tuning_seeds}
 
 
 def _best_of(study: Study, tell: _Teller, current: Arm, candidates: Sequence[Arm]) -> Arm | None:

@@ -58,7 +58,7 @@ def _print_seed(seed: SeedDetails, arm: ArmDetails, console: Console) -> None:
         _print(console, value, indent=_INDENT)
     others = [name for name in result.values if name not in arm.metrics]
     names = [name for name in arm.metrics if name in result.values] + others
-    if result.status in ("finished", "diverged") and names:
+    if result.has_result and names:
         _print(console, ", ".join(f"{name} {_number(result.values[name])}" for name in names), indent=_INDENT)
     for attempt in seed.attempts:
         for line in _attempt(attempt):

@@ -421,9 +421,11 @@ def _has_value(analysis: Analysis, design: DesignResult, name: str) -> bool:
 
 
 def _is_partial(analysis: Analysis, design: DesignResult, comparison: Comparison, effect: Effect) -> bool:
-    planned = {trial.seed for trial in analysis.arm(comparison.arm, design.role).trials}
-    own = set(analysis.arm(comparison.arm, design.role).cells[analysis.primary.name].values)
-    return not analysis.is_adaptive and 0 < effect.n < len(own & planned)
+    arm = analysis.arm(comparison.arm, design.role)
+    own = arm.cells[analysis.primary.name].values.keys()
+    if analysis.is_adaptive or not 0 < effect.n < len(own):
+        return False
+    return effect.n < len(own & {trial.seed for trial in arm.trials})
 
 
 def _test_notes(analysis: Analysis, effect: Effect) -> Iterator[str]:

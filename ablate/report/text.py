@@ -16,6 +16,8 @@ def one_line(text: str) -> str:
 
 def visible(text: str, *, keep: str = "") -> str:
     """Return the text with what no screen shows spelt out, but for the characters in ``keep``."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -180,15 +180,15 @@ def _differences(cells: Cells) -> Summary:
     """Return the summary of d = Σ a·y over seeds."""
     # differences first, then their variance: variances less covariances would cancel
     products = [[a * value for value in _usable(values)] for a, values in _counted(cells)]
-    differences = [math.fsum(seed) for seed in zip(*products, strict=True)]
-    return _summary(differences, scale=max(abs(value) for cell in products for value in cell))
+    differences = list(map(math.fsum, zip(*products, strict=True)))
+    return _summary(differences, scale=max(max(map(abs, cell)) for cell in products))
 
 
 def _usable(values: Sequence[float]) -> Sequence[float]:
     if not len(values):
         raise ValueError("no values")
-    # a sum, for a maximum passes over NaN
-    if not (math.isfinite(sum(map(abs, values))) and max(map(abs, values)) <= LARGEST):
+    total = sum(map(abs, values))  # a sum, for a maximum passes over NaN
+    if not total <= LARGEST and not (math.isfinite(total) and max(map(abs, values)) <= LARGEST):
         raise ValueError("a value is not finite, or beyond 1e300: what diverged has no mean")
     return values
 
@@ -199,5 +199,5 @@ def _summary(values: Sequence[float], *, scale: float) -> Summary:
     if n == 1:
         return Summary(1, mean, None)
     # hypot neither overflows nor underflows where a sum of squares would
-    sd = math.hypot(*(value - mean for value in values)) / math.sqrt(n - 1)
+    sd = math.hypot(*[value - mean for value in values]) / math.sqrt(n - 1)
     return Summary(n, mean, 0.0 if sd <= NEGLIGIBLE * scale else sd)

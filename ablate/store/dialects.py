@@ -25,6 +25,12 @@ def now(connection: Connection) -> ColumnElement[float]:
     return literal(time.time(), Double)
 
 
+def number(connection: Connection, value: ColumnElement[float], kind: ColumnElement[str]) -> ColumnElement[Any]:
+    """Return what ``float`` makes the number of that these columns keep: ``stored_number`` tells how."""
+    # SQLite has no NaN to cast a word to, and no objection to a word among numbers
+    return func.coalesce(value, cast(kind, Double) if is_postgresql(connection) else kind)
+
+
 def alone(connection: Connection) -> None:
     """Keep others out who ask for the same, until the transaction ends. SQLite's write transaction does as it is."""
     if is_postgresql(connection):

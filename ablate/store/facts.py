@@ -7,16 +7,29 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, case, exists, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Select,
+    case,
+    exists,
+    func,
+    insert,
+    null,
+    select,
+    update,
+)
 
 from ablate.errors import StoreError
 from ablate.plan.outcomes import Told, told
 from ablate.plan.trials import Plan, Replicate, make_plan
-from ablate.store.dialects import alone, now
+from ablate.store.dialects import alone, now, number
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, measurement, plan, replicate, runner, study, trial
 from ablate.study.schema import Role, Study
@@ -25,6 +38,9 @@ from ablate.study.words import did_you_mean
 
 IMPORTED = "imported"  # a trial's source, and its attempt's slot
 _CHUNK = 500  # rows per statement: SQLite allows 32,766 parameters, older ones 999
+_JOINED = 50  # metrics per statement: SQLite joins 64 tables at most
+
+Finals = Mapping[int, Mapping[str, float]]  # the final numbers of trials, by their id and metric
 
 
 @dataclass(frozen=True)
@@ -44,8 +60,7 @@ class StoredStudy:
         return f"{self.name}@{self.profile}" if self.profile else self.name
 
 
-@dataclass(frozen=True)
-class StoredTrial:
+class StoredTrial(NamedTuple):  # a tuple, as the row is: a study may have 100,000
     """A replicate of a study version with the state of its trial and of the attempt that counts, if there is one.
 
     ``candidate``: of a trial that tunes, the place of its settings among those tried for the arm, from 1.
@@ -65,7 +80,6 @@ class StoredTrial:
     outcome: str | None
     seconds: float | None
     error: str | None
-    folder: str | None
     code_sha256: str | None
     environment_json: str | None
     first_ended: float | None
@@ -174,7 +188,7 @@ def trials_of(store: Store, study_id: int) -> list[StoredTrial]:
     return store.read(lambda connection: select_trials(connection, study_id))
 
 
-def results_of(store: Store, study_id: int) -> tuple[list[StoredTrial], Sequence[Any]]:
+def results_of(store: Store, study_id: int) -> tuple[list[StoredTrial], Finals]:
     """Return the replicates of a study version and their final numbers as they stand at one moment."""
     return store.read(lambda connection: (select_trials(connection, study_id), select_finals(connection, study_id)))
 
@@ -183,10 +197,10 @@ def results_of(store: Store, study_id: int) -> tuple[list[StoredTrial], Sequence
 STANDS = (attempt.c.trial == trial.c.id) & (attempt.c.claim == func.coalesce(trial.c.result_claim, trial.c.claim))
 
 
-def is_final(metric: str) -> ColumnElement[bool]:
+def is_final(metric: str | ColumnElement[str], among: FromClause = measurement) -> ColumnElement[bool]:
     """Return what joins a trial with its final value of a metric."""
-    of_result = (measurement.c.trial == trial.c.id) & (measurement.c.claim == trial.c.result_claim)
-    return of_result & (measurement.c.metric == metric) & measurement.c.epoch.is_(None)
+    of_result = (among.c.trial == trial.c.id) & (among.c.claim == trial.c.result_claim)
+    return of_result & (among.c.metric == metric) & among.c.epoch.is_(None)
 
 
 def select_trials(connection: Connection, study_id: int, *, without: str | None = None) -> list[StoredTrial]:
@@ -210,10 +224,10 @@ def select_trials(connection: Connection, study_id: int, *, without: str | None 
             attempt.c.outcome,
             attempt.c.seconds,
             attempt.c.error,
-            attempt.c.folder,
             attempt.c.code_sha256,
             attempt.c.environment_json,
             first_ended.label("first_ended"),
+            null().label("candidate"),
         )
         .join_from(replicate, arm, arm.c.id == replicate.c.arm)
         .join(trial, trial.c.id == replicate.c.trial)
@@ -225,7 +239,7 @@ def select_trials(connection: Connection, study_id: int, *, without: str | None 
         has_value = exists().where(is_final(without)).correlate(trial)
         query = query.where((trial.c.state == "failed") | ((trial.c.state == "done") & ~has_value))
     rows: Sequence[Any] = connection.execute(query).all()
-    found = [StoredTrial(*row) for row in rows]
+    found = [StoredTrial._make(row) for row in rows]
     return list(_numbered(found)) if any(each.role == "tune" for each in found) else found
 
 
@@ -235,21 +249,41 @@ def _numbered(trials: Sequence[StoredTrial]) -> Iterator[StoredTrial]:
     for each in trials:
         if each.role == "tune":
             counts[each.arm, each.seed] += 1
-            yield replace(each, candidate=counts[each.arm, each.seed])
+            yield each._replace(candidate=counts[each.arm, each.seed])
         else:
             yield each
 
 
-def select_finals(connection: Connection, study_id: int) -> Sequence[Any]:
-    """Return (trial, metric, value, kind) of the final numbers of a study version's finished trials, each once."""
+def select_finals(connection: Connection, study_id: int) -> Finals:
+    """Return the final numbers of a study version's finished trials, of each in the order in which metrics came up."""
+    is_finished = _is_of(study_id) & (trial.c.state == "done")
+    metrics = _metrics(connection, is_finished)
+    finals: dict[int, dict[str, float]] = {}
+    for start in range(0, len(metrics), _JOINED):
+        # a row for each trial with a column for each metric: most of the time goes into making rows
+        tables = {metric: measurement.alias() for metric in metrics[start : start + _JOINED]}
+        query = select(trial.c.id, *(number(connection, each.c.value, each.c.kind) for each in tables.values()))
+        for metric, each in tables.items():
+            query = query.outerjoin(each, is_final(metric, each))
+        for row in connection.execute(query.where(is_finished)):
+            its = {metric: float(value) for metric, value in zip(tables, row[1:], strict=True) if value is not None}
+            finals.setdefault(row[0], {}).update(its)
+    return finals
+
+
+def _metrics(connection: Connection, is_finished: ColumnElement[bool]) -> Sequence[str]:
+    """Return what such trials recorded at their end, in the order in which that was first recorded in the store."""
+    known = select(measurement.c.metric).where(measurement.c.epoch.is_(None)).distinct().subquery()
+    its, every = measurement.alias(), measurement.alias()
+    is_theirs = exists().where(is_finished, is_final(known.c.metric, its)).correlate(known)
+    of_metric = (every.c.metric == known.c.metric) & every.c.epoch.is_(None)
+    first = select(func.min(every.c.id)).where(of_metric).correlate(known).scalar_subquery()
+    return connection.execute(select(known.c.metric).where(is_theirs).order_by(first)).scalars().all()
+
+
+def _is_of(study_id: int) -> ColumnElement[bool]:
     places = select(replicate.c.trial).join(arm, arm.c.id == replicate.c.arm).where(arm.c.study == study_id)
-    query = (
-        select(measurement.c.trial, measurement.c.metric, measurement.c.value, measurement.c.kind)
-        .join(trial, (trial.c.id == measurement.c.trial) & (trial.c.result_claim == measurement.c.claim))
-        .where(trial.c.id.in_(places), trial.c.state == "done", measurement.c.epoch.is_(None))
-        .order_by(measurement.c.trial, measurement.c.id)
-    )
-    return connection.execute(query).all()
+    return trial.c.id.in_(places)
 
 
 def measurements_of(store: Store, study_id: int, *, final: bool) -> list[Row[Any]]:

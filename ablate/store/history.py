@@ -14,6 +14,7 @@ from ablate.stats.intervals import LARGEST
 from ablate.store.dialects import now
 from ablate.store.facts import (
     STANDS,
+    Finals,
     StoredTrial,
     is_final,
     read_number,
@@ -83,9 +84,9 @@ class Moment:
 
 @dataclass(frozen=True)
 class History(Moment):
-    """A moment with all attempts, and the final numbers of the finished trials as ``select_finals`` gives them."""
+    """A moment with all attempts, and the final numbers of the finished trials."""
 
-    measurements: tuple[Row[Any], ...]
+    finals: Finals
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,7 @@ def _history(connection: Connection, study_id: int) -> History:
         tuple(select_trials(connection, study_id)),
         tuple(_attempts(connection, study_id)),
         tuple(_runners(connection, study_id)),
-        tuple(select_finals(connection, study_id)),
+        select_finals(connection, study_id),
     )
 
 

@@ -95,6 +95,9 @@ def scores_of(store: Store, study_id: int) -> dict[tuple[str, Role, int], Scores
     """
 
     def work(connection: Connection) -> tuple[list[Row[Any]], dict[int, PackedIds]]:
+        sets = select_example_sets(connection)
+        if not sets:  # of 100,000 trials none needs to be asked
+            return [], sets
         primary = json.loads(connection.execute(select(plan.c.plan_json).where(plan.c.study == study_id)).scalar_one())
         query = (
             select(arm.c.name.label("arm"), replicate.c.role, replicate.c.seed, score)
@@ -105,8 +108,7 @@ def scores_of(store: Store, study_id: int) -> dict[tuple[str, Role, int], Scores
             .where(replicate.c.role != "tune")
             .order_by(replicate.c.position, replicate.c.id)
         )
-        rows = list(connection.execute(query))
-        return rows, select_example_sets(connection)
+        return list(connection.execute(query)), sets
 
     rows, sets = store.read(work)
     ids: dict[int, NDArray[np.int64]] = {}

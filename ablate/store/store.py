@@ -285,6 +285,7 @@ def _engine(url: URL, *, read_only: bool) -> Engine:
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA trusted_schema=OFF")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA cache_size=-16384")  # KiB: by arm, a large study's pages are come to 2 MB apart
         if read_only:
             connection.execute("PRAGMA query_only=ON")
         else:

@@ -8,8 +8,11 @@ import pytest
 
 from ablate.analyse.analysis import analyse
 from ablate.analyse.findings import Counts
+from ablate.analyse.results import read_results
 from ablate.errors import StoreError
+from ablate.plan.trials import make_plan
 from ablate.store.facts import StoredStudy, find_study, record_plan
+from ablate.store.store import open_store
 from tests.truth import DIVERGED, FAILED, WAITING, Fate, fill, truth_study
 
 
@@ -29,8 +32,6 @@ def test_planned_is_finished_and_diverged_and_missing(tmp_path: Path) -> None:
 def test_a_study_that_has_not_run_has_a_plan_and_no_numbers(tmp_path: Path) -> None:
     filled = fill(tmp_path, truth_study(), dict.fromkeys([("baseline", 1)], WAITING))
     later = truth_study(seeds=[8, 9])
-    from ablate.plan.trials import make_plan
-
     record_plan(filled.store, make_plan(later))
     stored = find_study(filled.store, "basenet")
     newest = StoredStudy(**{**stored.__dict__, "id": stored.id + 1, "version": 2, "spec": later.spec()})
@@ -38,6 +39,28 @@ def test_a_study_that_has_not_run_has_a_plan_and_no_numbers(tmp_path: Path) -> N
     assert analysis.counts == Counts(planned=12, waiting=12)
     assert analysis.arm("baseline").cells["val_acc"].mean is None
     assert analysis.arm("baseline").seconds is None
+
+
+def test_arms_that_were_left_out_of_a_run_wait_at_every_seed(tmp_path: Path) -> None:
+    plan = make_plan(truth_study(designs=["ladder", "one-at-a-time"], seeds=3))
+    store = open_store(tmp_path / "ablate.db", create=True)
+    record_plan(store, plan.restricted({"baseline", "depth-6"}))
+    _, results = read_results(store, find_study(store))
+    places = [(arm, role, [trial.seed for trial in trials]) for (arm, role), trials in results.items()]
+    assert places == [(arm.name, "main", [1, 2, 3]) for arm in plan.arms]
+    planned = {(each.arm, each.seed): each.trial.fingerprint for each in plan.replicates}
+    found = {(arm, trial.seed): trial.fingerprint for (arm, _), trials in results.items() for trial in trials}
+    assert found == planned
+    assert analyse(store, find_study(store)).counts == Counts(planned=len(plan.trials()), waiting=len(plan.trials()))
+
+
+def test_what_stands_in_the_store_is_not_planned_once_more(tmp_path: Path) -> None:
+    """The fingerprints of 100,000 trials take a while."""
+    filled = fill(tmp_path, truth_study(seeds=2))
+    plan, results = read_results(filled.store, filled.stored)
+    assert "replicates" not in vars(plan)
+    found = {(arm, trial.seed): trial.fingerprint for (arm, _), trials in results.items() for trial in trials}
+    assert found == {(each.arm, each.seed): each.trial.fingerprint for each in plan.replicates}
 
 
 def test_a_trial_that_two_designs_share_counts_once(tmp_path: Path) -> None:

@@ -37,6 +37,19 @@ def test_the_end_of_a_curve_is_what_the_table_has(tmp_path: Path) -> None:
         assert curve.values[-1] == found.arm(curve.arm, curve.role).cells[curve.metric].values[curve.seed]
 
 
+def test_with_an_analysis_the_curves_are_the_same_and_ask_less(tmp_path: Path) -> None:
+    from ablate.analyse.analysis import analyse
+
+    study = truth_study(tune={"train.lr": {"low": 0.001, "high": 1.0, "log": True}}, budget={"candidates": 4}, seeds=2)
+    filled = fill(tmp_path, study, {("depth-6", 1): DIVERGED}, epochs=2)
+    analysis = analyse(filled.store, filled.stored)
+    alone = study_curves(filled.store, filled.stored)
+    statements: list[str] = []
+    event.listen(filled.store.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    assert study_curves(filled.store, filled.stored, analysis) == alone
+    assert sum(statement.startswith("SELECT") for statement in statements) == 1
+
+
 def test_trials_without_a_result_have_none_and_a_diverged_one_has(tmp_path: Path) -> None:
     fates = {
         ("batchnorm", 1): FAILED,

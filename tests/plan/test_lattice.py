@@ -7,7 +7,7 @@ from itertools import permutations
 from math import fsum
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablate.plan.lattice import (
@@ -78,6 +78,7 @@ def test_no_such_fraction(count: int, asked: int) -> None:
     assert fraction("abcdefg"[:count], asked) is None
 
 
+@settings(deadline=None)
 @given(st.integers(3, 10), st.integers(3, 8))
 def test_aliases_can_not_be_told_apart(count: int, asked: int) -> None:
     found = fraction("abcdefghij"[:count], asked)

@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +166,7 @@ def test_a_plan_and_a_live_picture_do_not_drive_the_terminal(filled: Filled, tex
     assert drives_terminal(printed.getvalue()) == ""
     lines, live = io.StringIO(), Console(file=io.StringIO(), width=140, height=60, force_terminal=True)
     rows = trials_of(filled.store, filled.stored.id)
-    rows = [replace(row, arm=f"{row.arm}{text}") for row, text in zip(rows, texts, strict=False)]
+    rows = [row._replace(arm=f"{row.arm}{text}") for row, text in zip(rows, texts, strict=False)]
     for console in (Console(file=lines, width=90), live):
         progress = Progress(filled.plan.study, rows, console)
         for row, text in zip(rows, texts, strict=False):

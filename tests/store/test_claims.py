@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 
+from ablate.plan.trials import open_plan
 from ablate.store import claims
 from ablate.store.claims import Claim, Ending, Fenced
 from ablate.store.facts import (
@@ -19,22 +20,23 @@ from ablate.store.facts import (
     measurements_of,
     read_number,
     record_plan,
+    results_of,
     trials_of,
 )
 from ablate.store.history import runners_of
 from ablate.store.store import Store
-from tests.studies import toy_plan
+from tests.studies import TOY_STUDY, toy_plan, write_study
 
 DONE = Ending("ok", "done", seconds=1.5, exit_code=0)
 LOST = Ending("lost", "waiting")
+FACTS = {"host": "h", "boot_id": "b", "lock_file": "/nowhere/r", "command": "test"}
 
 
 @pytest.fixture
 def store(empty: Store, tmp_path: Path) -> Store:
     record_plan(empty, toy_plan(tmp_path))
     for name in ("r1", "r2"):
-        facts = {"host": "h", "boot_id": "b", "lock_file": f"/nowhere/{name}", "command": "test"}
-        claims.register_runner(empty, runner_id=name, study_id=1, facts=facts)
+        claims.register_runner(empty, runner_id=name, study_id=1, facts={**FACTS, "lock_file": f"/nowhere/{name}"})
     return empty
 
 
@@ -70,6 +72,40 @@ def test_a_result_is_kept_with_every_kind_of_number(store: Store) -> None:
     assert final(store) == [("baseline", 1, "acc", 0.5), ("baseline", 1, "loss", math.inf)]
     epochs = measurements_of(store, 1, final=False)
     assert [(row.metric, row.epoch, row.kind) for row in epochs] == [("acc", 1, "num"), ("loss", 1, "nan")]
+
+
+def test_the_final_numbers_of_a_study_are_those_of_its_results_by_trial_and_metric(store: Store) -> None:
+    first = take(store)
+    claims.add_measurements(store, [(first, [{"epoch": 1, "values": {"seen": 0.25}}])])
+    claims.finish(store, first, DONE, {"acc": 0.5, "before": 1.0})
+    claims.retrain(store, [first.fingerprint])
+    again, other = take(store), take(store, "r2")
+    numbers = {"acc": math.nan, "loss": math.inf, "gain": -math.inf, "odd name'); --": -7.5, "tiny": 5e-324}
+    many = {f"class {number:03}": number / 7 for number in range(130)}  # more than SQLite joins tables
+    claims.finish(store, again, DONE, {"zzz": 1e308, **many, **numbers})
+    claims.finish(store, other, DONE, {"acc": 0.1 + 0.2})
+    _, finals = results_of(store, 1)
+    assert set(finals) == {again.trial, other.trial}
+    assert finals[other.trial] == {"acc": 0.30000000000000004}
+    found = dict(finals[again.trial])
+    assert math.isnan(found.pop("acc"))
+    assert found == {"zzz": 1e308, **many, **{name: value for name, value in numbers.items() if name != "acc"}}
+    assert list(finals[again.trial])[:4] == ["acc", "zzz", "class 000", "class 001"], "in the order they first came"
+
+
+def test_what_other_studies_recorded_is_not_asked_for(store: Store, tmp_path: Path) -> None:
+    claims.finish(store, take(store), DONE, {"acc": 0.5})
+    other = record_plan(
+        store, open_plan(write_study(tmp_path, TOY_STUDY.replace("level: 1", "level: 9"), name="other"))
+    )
+    claims.register_runner(store, runner_id="r3", study_id=other, facts=FACTS)
+    claim = claims.claim_trial(store, runner_id="r3", study_id=other, arms=None, slot="cpu0")
+    assert claim is not None
+    claims.finish(store, claim, DONE, {"loss": 0.1})
+    statements: list[str] = []
+    event.listen(store.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    assert [list(each) for each in results_of(store, other)[1].values()] == [["loss"]]
+    assert statements[-1].count("LEFT OUTER JOIN") == 1
 
 
 def test_an_epoch_recorded_again_replaces_the_former_value(store: Store) -> None:

@@ -24,7 +24,7 @@ import pytest
 from ablate.errors import StoreError
 from ablate.store import claims, migrations
 from ablate.store.claims import Ending, KeptScores
-from ablate.store.facts import earlier_results_of, find_study, measurements_of, read_number, results_of
+from ablate.store.facts import earlier_results_of, find_study, measurements_of, results_of
 from ablate.store.history import history_of
 from ablate.store.integrity import store_flaws
 from ablate.store.scores import pack, scores_of
@@ -135,7 +135,7 @@ def test_all_that_was_found_reads_the_same(old: str) -> None:
         ("batchnorm", 2, "waiting", "interrupted", None, 2),
     ]
     places = {each.trial: (each.arm, each.seed) for each in trials}
-    values = {(*places[row.trial], row.metric): read_number(row.value, row.kind) for row in finals}
+    values = {(*places[trial], metric): value for trial, its in finals.items() for metric, value in its.items()}
     assert len(values) == 6 + 2 + 3
     assert values["baseline", 1, "val_acc"] == 30.8
     assert math.isnan(values["batchnorm", 1, "val_acc"])
