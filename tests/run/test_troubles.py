@@ -257,19 +257,24 @@ def test_a_flood_of_output_keeps_its_beginning_and_its_end(project: Path) -> Non
     assert "the very end" in shown.stdout
 
 
-def test_a_log_is_cut_at_line_ends_and_goes_on_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AttemptFolder:
+    """An attempt's folder, where logs are cut at 10 kB."""
     monkeypatch.setattr(attempt_folder, "LOG_HEAD", 5000)
     monkeypatch.setattr(attempt_folder, "LOG_TAIL", 3000)
     monkeypatch.setattr(attempt_folder, "LOG_CAP", 10000)
     monkeypatch.setattr(attempt_folder, "BLOCK", 1000)
-    folder = AttemptFolder(tmp_path)
-    worker = os.open(folder.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    return AttemptFolder(tmp_path)
+
+
+def test_a_log_is_cut_at_line_ends_and_goes_on_at_its_end(small_log: AttemptFolder) -> None:
+    worker = os.open(small_log.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in range(2000):
         os.write(worker, b"line %d\n" % number)
-        folder.cap_log()
+        small_log.cap_log()
     os.close(worker)
-    lines = folder.log_file.read_text().splitlines()
-    assert folder.log_file.stat().st_size <= 10000
+    lines = small_log.log_file.read_text().splitlines()
+    assert small_log.log_file.stat().st_size <= 10000
     assert [line for line in lines if not line.startswith("line ")] == [
         "[ablate cut this log at 0 MiB: what stood here is left out]"
     ]
@@ -279,14 +284,9 @@ def test_a_log_is_cut_at_line_ends_and_goes_on_at_its_end(tmp_path: Path, monkey
 
 
 def test_a_worker_that_writes_faster_than_its_log_is_cut_loses_lines_and_never_their_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_log: AttemptFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt_folder, "LOG_HEAD", 5000)
-    monkeypatch.setattr(attempt_folder, "LOG_TAIL", 3000)
-    monkeypatch.setattr(attempt_folder, "LOG_CAP", 10000)
-    monkeypatch.setattr(attempt_folder, "BLOCK", 1000)
-    folder = AttemptFolder(tmp_path)
-    worker = os.open(folder.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    worker = os.open(small_log.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     line = b"a line of a flood".ljust(299, b"!") + b"\n"
     os.write(worker, line * 40)
     pwrite = os.pwrite
@@ -296,11 +296,11 @@ def test_a_worker_that_writes_faster_than_its_log_is_cut_loses_lines_and_never_t
         return pwrite(file, content, at)
 
     monkeypatch.setattr(os, "pwrite", pwrite_beside_a_flood)
-    folder.cap_log()
+    small_log.cap_log()
     monkeypatch.undo()
     os.write(worker, b"the very end\n")
     os.close(worker)
-    lines = folder.log_file.read_bytes().splitlines(keepends=True)
+    lines = small_log.log_file.read_bytes().splitlines(keepends=True)
     note = b"[ablate cut this log at 0 MiB: what stood here is left out]\n"
     assert lines[-2:] == [note, b"the very end\n"]
     assert lines.count(note) == 2
