@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ablate.report.numbers import plural
 from ablate.report.text import in_encoding, visible
 
 if TYPE_CHECKING:
@@ -37,10 +38,6 @@ def stderr() -> Console:
     from ablate.report.console import make_console
 
     return make_console(stderr=True)
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 @contextmanager
@@ -75,14 +72,14 @@ def size_of(made: Plan) -> str:
     of = f"{arms} of " if arms < len(made.arms) else ""
     rule = made.study.seeds
     more = len(rule.numbers) > len(rule.first)
-    seeds = f"{len(rule.first)} to {len(rule.numbers)} seeds" if more else counted(len(rule.first), "seed")
+    seeds = f"{len(rule.first)} to {len(rule.numbers)} seeds" if more else plural(len(rule.first), "seed")
     if made.study.confirm_seeds is not None:
         seeds = f"({seeds} + {len(made.study.fresh_seeds)} fresh ones)"
     if made.study.tune:
         on = f" × {len(made.study.tuning_seeds)} seeds" if len(made.study.tuning_seeds) > 1 else ""
-        seeds = f"({counted(made.study.candidates, 'candidate')}{on} + {seeds})"
+        seeds = f"({plural(made.study.candidates, 'candidate')}{on} + {seeds})"
     so_far = " at first" if made.study.grows else ""
-    return f"{of}{counted(len(made.arms), 'arm')} × {seeds}, {counted(len(made.trials()), 'trial')}{so_far}"
+    return f"{of}{plural(len(made.arms), 'arm')} × {seeds}, {plural(len(made.trials()), 'trial')}{so_far}"
 
 
 def open_store(location: str | None, *, create: bool = False, read_only: bool = False) -> Store:

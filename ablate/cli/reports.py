@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ablate.cli.common import counted, open_study, say, stdout, writing
+from ablate.cli.common import open_study, say, stdout, writing
 from ablate.cli.options import FOLDER, complete_title, examples, name_argument, store_option
 from ablate.errors import AblateError
+from ablate.report.numbers import plural
 
 if TYPE_CHECKING:
     from ablate.analyse.findings import Analysis
@@ -115,7 +116,7 @@ def export(name: str | None, location: str | None, board: Path | None, runs: Pat
         if place is not None:
             with writing("the runs", place):
                 written = str(write(records, place))
-            say(f"{stored.title}: {counted(len(records), 'trial')} in {place}")
+            say(f"{stored.title}: {plural(len(records), 'trial')} in {place}")
             click.echo(f"{viewer} {shlex.quote(written)}{'/offline-run-*' * (place == offline)}")
 
 

@@ -11,7 +11,6 @@ import click
 
 from ablate import completion
 from ablate.cli.common import (
-    counted,
     existing_store,
     open_store,
     resumable,
@@ -23,6 +22,7 @@ from ablate.cli.common import (
 )
 from ablate.cli.options import Selection, arms_named, data_option, examples, name_argument, store_option, study_options
 from ablate.errors import EXIT_FAILED_TRIALS, AblateError
+from ablate.report.numbers import plural
 
 if TYPE_CHECKING:
     from ablate.plan.trials import Plan
@@ -140,9 +140,9 @@ def import_results(
     found = matched(made, table, ignored=ignored)
     store = store or open_store(location, create=True)
     done = record_results(store, made, found, importer=importer_facts(), replace=replace)
-    say(f"{made.study.title}: {counted(done.new, 'trial')} imported{f', {done.same} there already' * bool(done.same)}")
+    say(f"{made.study.title}: {plural(done.new, 'trial')} imported{f', {done.same} there already' * bool(done.same)}")
     if others:
-        say(f"passed over: {counted(others, 'run')} that did not finish or {'was' if others == 1 else 'were'} deleted")
+        say(f"passed over: {plural(others, 'run')} that did not finish or {'was' if others == 1 else 'were'} deleted")
 
 
 @click.command(epilog=examples("ablate retry", "ablate retry mine --only wide"))
@@ -166,7 +166,7 @@ def retry(name: str | None, location: str | None, only: str | None) -> None:
     store = open_store(location)
     stored = find_study(store, title_of(name) if name is not None else None)
     count = reopen(store, stored.id, states=["failed"], arms=arms_named(only) or None)
-    say(f"{stored.title}: {counted(count, 'failed trial') if count else 'no failed trial'} back in the queue")
+    say(f"{stored.title}: {plural(count, 'failed trial') if count else 'no failed trial'} back in the queue")
     if count:
         say(f"run them with: {plain_command(stored)}")
 
@@ -195,17 +195,17 @@ def _old_code(count: int, choice: str | None) -> OldCode:
         return "keep" if choice == "keep" else "fresh"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return "ask"
-    say(f"the task's code has changed since {counted(count, 'finished trial')} of this study")
+    say(f"the task's code has changed since {plural(count, 'finished trial')} of this study")
     answer = click.prompt("keep them, or train them afresh?", type=click.Choice(["keep", "fresh"]), err=True)
     return "keep" if answer == "keep" else "fresh"
 
 
 def _say_summary(made: Plan, summary: Summary) -> None:
-    parts = [f"{counted(summary.count('done'), 'trial')} done"]
+    parts = [f"{plural(summary.count('done'), 'trial')} done"]
     for state in ("failed", "running", "waiting"):
         if summary.count(state):
             parts.append(f"{summary.count(state)} {state}")
-    trained = "trained nothing new" if not summary.attempts else counted(summary.attempts, "attempt")
+    trained = "trained nothing new" if not summary.attempts else plural(summary.attempts, "attempt")
     say(f"{made.study.title}: {', '.join(parts)} ({trained})")
     failed = {each.trial: each for each in summary.trials if each.state == "failed"}
     for each in failed.values():

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from ablate.cli.common import counted, existing_store, open_store, say
+from ablate.cli.common import existing_store, open_store, say
 from ablate.cli.options import data_option, examples, store_option
 from ablate.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED
+from ablate.report.numbers import plural
 from ablate.report.text import visible
 from ablate.study.words import without_secrets
 
@@ -30,7 +31,7 @@ def mirror(location: str | None, rebuild: bool) -> None:
     if synced is None:
         say(f"{mirror_file(store)}: a run or a dashboard keeps it up to date")
     else:
-        say(f"{mirror_file(store)}: {counted(synced.studies, 'study version')}, {counted(synced.trials, 'trial')}")
+        say(f"{mirror_file(store)}: {plural(synced.studies, 'study version')}, {plural(synced.trials, 'trial')}")
 
 
 @click.command(epilog=examples("ablate dashboard --port 0"))
