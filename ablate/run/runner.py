@@ -183,12 +183,13 @@ class Runner:
 
     def _prepared(self, claim: Claim, worker: Worker) -> Attempt:
         """Make the folder of an attempt."""
-        study = self._plan.study
+        study, shorter = self._plan.study, self._waiting.shorter
+        settings = json.loads(claim.settings_json)
         folder = AttemptFolder(self._store.folder / claims.attempt_folder(claim.fingerprint, claim.number))
         work = Work(
             task=claim.task,
             study_folder=str(self._study_folder),
-            settings=json.loads(claim.settings_json),
+            settings=settings,
             seed=claim.seed,
             fingerprint=claim.fingerprint,
             device="cuda" if study.resources.gpus else "cpu",
@@ -198,6 +199,8 @@ class Runner:
             metrics=tuple(study.metrics),
             earlier=tuple(str(self._store.path_of(earlier)) for earlier in claim.earlier),
             locks=(str(folder.path.parent / "lock"), *worker.slot.occupied),
+            shorter=shorter.folders(settings, claim.seed, self._waiting.noted_of(worker.slot)),
+            keeps_end=shorter.has_longer(settings),
         )
         folder.create(work)
         self._taken += 1
@@ -362,6 +365,7 @@ class Runner:
         self._unchanged = Unchanged(self._plan, self._store, said=self._unchanged)
         self._progress.extend(self._mine(trials_of(self._store, self._study_id)))
         self._progress.say(_growth(new))
+        self._waiting.grow(self._plan)
         self._ask_again()
         return True
 
@@ -399,7 +403,7 @@ class Runner:
     def _ask_again(self) -> None:
         """There are trials that wait, and of which we may not know."""
         self._next_claim = 0.0
-        self._waiting.forget(self._plan)
+        self._waiting.forget()
 
     # --- start and stop
 
