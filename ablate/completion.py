@@ -5,7 +5,6 @@ A shell asks at every Tab: nothing here loads torch, and the store is asked by s
 
 from __future__ import annotations
 
-import sqlite3
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -136,6 +135,8 @@ def _arms(ctx: click.Context, title: str | None) -> list[str]:
 
 def _rows(ctx: click.Context, sql: str, *values: Any) -> list[Any]:
     """Ask the store. One on a server is not asked: a shell must not wait for a network."""
+    import sqlite3  # late, as every command imports this module
+
     from ablate.store.project import store_location
 
     path = Path(store_location(ctx.params.get("location"))).resolve()

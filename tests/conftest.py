@@ -26,6 +26,7 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
             if name.startswith("ABLATE_") and not name.startswith("ABLATE_TEST_") and name not in KEPT:
                 patch.delenv(name)
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # or each `ablate` that is started compiles all of it
         patch.setenv("COLUMNS", "100")
         patch.setenv("NO_COLOR", "1")
         patch.setenv("ABLATE_NO_MIRROR", "1")  # a process more beside each run; tests/mirror turns it on

@@ -8,8 +8,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-import numpy as np
-
 from ablate.analyse.best import best_arms
 from ablate.analyse.declared import ADDED, family_of, first_ended, later_versions, remarks_of
 from ablate.analyse.effects import ArmScores, Sample, cell, compare, effect, sample_of, seeds_identical
@@ -183,7 +181,7 @@ def _mean(trials: Sequence[TrialResult], fact: str) -> float | None:
 
 def _right_or_wrong(scores: ArmScores) -> tuple[int, float]:
     """Return how many examples were scored, and the score of a right one where the others have zero; else (0, 0)."""
-    levels = {float(level) for each in scores.values() for level in np.unique(each.values)}
+    levels = {level for each in scores.values() for level in each.levels}
     sizes = {len(each.ids) for each in scores.values()}
     if len(sizes) != 1 or len(levels) != 2 or min(levels) != 0:
         return 0, 0.0

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ablate.analyse.analysis import DRIFT_FACTS, analyse, arm_result, metric_infos
 from ablate.analyse.effects import Sample, compare
-from ablate.analyse.findings import Analysis, ArmResult, Comparison, DesignResult, Family, TrialResult, count
+from ablate.analyse.findings import COMPARE, Analysis, ArmResult, Comparison, DesignResult, Family, TrialResult, count
 from ablate.analyse.verdicts import Judged, judge
 from ablate.errors import AblateError
 from ablate.plan.arms import Arm, Contrast
@@ -18,7 +18,6 @@ from ablate.store.store import Store
 from ablate.study.schema import Study
 from ablate.study.settings import differences
 
-COMPARE = "compare"
 BEFORE, AFTER = "A", "B"
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ablate.analyse.findings import ArmResult, Cell, Comparison, Effect, Interval, TrialResult
 from ablate.plan.arms import Contrast
@@ -24,6 +23,9 @@ from ablate.stats.intervals import (
 from ablate.stats.proportions import mcnemar
 from ablate.store.scores import Scores
 from ablate.study.schema import Metric, Study
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # per-example scores of one arm, by seed
 ArmScores = Mapping[int, Scores]
@@ -150,6 +152,8 @@ def _crossed(
     contrast: Contrast, values: Mapping[str, Mapping[int, float]], seeds: Sequence[int], scores: Mapping[str, ArmScores]
 ) -> tuple[Estimate | None, str]:
     """Return the estimate over seeds × examples, or why there is none."""
+    import numpy as np  # here and below: late, as few studies have scores
+
     rows = []
     ids: np.ndarray | None = None
     for seed in seeds:
@@ -179,6 +183,8 @@ def _networks_differ(contrast: Contrast, sample: Sample) -> float | None:
     if any(len(each) != 1 for each in pair) or pair[0].keys() != pair[1].keys():
         return None
     (first, second) = (next(iter(each.values())) for each in pair)
+    import numpy as np
+
     if not np.array_equal(first.ids, second.ids) or len(np.unique(np.append(first.values, second.values))) != 2:
         return None
     return mcnemar(int((first.values > second.values).sum()), int((first.values < second.values).sum()))

@@ -15,6 +15,8 @@ from ablate.study.schema import SMALLEST_TEST, Role
 
 Verdict = Literal["better", "worse", "no effect", "unresolved", "not tested", "identical", "no seed effect"]
 
+COMPARE = "compare"  # the design of a table of two studies
+
 
 @dataclass(frozen=True)
 class MetricInfo:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 import click
@@ -151,6 +150,8 @@ def _time_arms(made: Plan, data_dir: Path | None) -> dict[str, float]:
 
 def _spread(store: Store | None, made: Plan) -> Spread | None:
     """Return the spread of differences in what was run of this study so far: a pilot, an earlier version, itself."""
+    from statistics import median
+
     from ablate.analyse.analysis import analyse
     from ablate.report.plan import Spread
     from ablate.store.facts import find_study

@@ -7,6 +7,7 @@ looks once more, and ends. What goes wrong is one line in ``mirror.log``.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -207,4 +208,6 @@ class _Log:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), os.environ.pop(URL)))
+    status = main(Path(sys.argv[1]), os.environ.pop(URL))
+    gc.freeze()  # the run waits for our end, and need not for a last look through all that Optuna imports
+    sys.exit(status)

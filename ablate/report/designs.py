@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ablate.analyse.comparing import COMPARE
-from ablate.analyse.findings import Analysis, ArmResult, Comparison, DesignResult, Effect
+from ablate.analyse.findings import COMPARE, Analysis, ArmResult, Comparison, DesignResult, Effect
 from ablate.plan.crossed import SHAPLEY, letters
 from ablate.plan.designs import BOTH, REMAINDER
 from ablate.plan.lattice import ROMAN, gains

@@ -13,9 +13,17 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from ablate.analyse.comparing import COMPARE
 from ablate.analyse.curves import Curve
-from ablate.analyse.findings import Analysis, ArmResult, ArmTuning, Comparison, DesignResult, MetricInfo, Tuning
+from ablate.analyse.findings import (
+    COMPARE,
+    Analysis,
+    ArmResult,
+    ArmTuning,
+    Comparison,
+    DesignResult,
+    MetricInfo,
+    Tuning,
+)
 from ablate.failpoints import failpoint
 from ablate.plan.crossed import CROSS, SHAPLEY
 from ablate.plan.designs import BOTH

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ablate.analyse.comparing import COMPARE
-from ablate.analyse.findings import Analysis, ArmResult, Comparison, Counts, DesignResult, Effect
+from ablate.analyse.findings import COMPARE, Analysis, ArmResult, Comparison, Counts, DesignResult, Effect
 from ablate.report.numbers import duration, fixed, listed, p_value, plain, plural, seed_list
 from ablate.report.text import one_line
 from ablate.stats.power import detectable

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Double, Table, cast, extract, func, literal, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 _ALONE = int.from_bytes(b"ablate")  # the advisory lock of those who make a store, upgrade it, or record a plan
 
@@ -39,4 +39,8 @@ def alone(connection: Connection) -> None:
 
 def insert_into(connection: Connection, table: Table) -> Any:
     """Return an insert that may say what becomes of a conflict."""
-    return (postgresql if is_postgresql(connection) else sqlite).insert(table)
+    if is_postgresql(connection):
+        from sqlalchemy.dialects.postgresql import insert  # late: a store on SQLite needs none of it
+
+        return insert(table)
+    return sqlite_insert(table)

@@ -10,16 +10,18 @@ import hashlib
 import json
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection, Row, select
 
 from ablate.errors import StoreError
 from ablate.store.store import Store
 from ablate.store.tables import arm, example_set, plan, replicate, score, trial
 from ablate.study.schema import Role
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,13 @@ class Scores:
 
     ids: NDArray[np.int64]
     values: NDArray[np.float64]
+
+    @property
+    def levels(self) -> list[float]:
+        """The values that there are, rising."""
+        import numpy as np  # here and below: late, as few studies have scores
+
+        return [float(level) for level in np.unique(self.values)]
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,15 @@ class PackedScores:
 
 def pack(ids: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[PackedIds, PackedScores]:
     """Return scores as they are kept. The ids are distinct, in any order; the values finite, and so as float32."""
+    import numpy as np
+
     order = np.argsort(ids, kind="stable")
     return pack_ids(ids[order]), pack_values(values[order])
 
 
 def pack_ids(rising: NDArray[np.int64]) -> PackedIds:
+    import numpy as np
+
     raw = rising.astype("<i8").tobytes()
     steps = np.diff(rising, prepend=np.int64(0))  # 0, 1, 2, … compresses to nothing
     return PackedIds(hashlib.sha256(raw).hexdigest(), len(rising), zlib.compress(steps.astype("<i8").tobytes()))
@@ -63,6 +76,8 @@ def pack_ids(rising: NDArray[np.int64]) -> PackedIds:
 
 def unpack_ids(packed: PackedIds) -> NDArray[np.int64]:
     """Return the ids in rising order. Raises ValueError where they are not those that were packed."""
+    import numpy as np
+
     steps = np.frombuffer(_inflated(packed.ids, 8 * packed.size), "<i8")
     ids = np.cumsum(steps, dtype=np.int64)  # a difference too large for int64 wraps, and wraps back here
     if hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest() != packed.sha256:
@@ -71,6 +86,8 @@ def unpack_ids(packed: PackedIds) -> NDArray[np.int64]:
 
 
 def pack_values(values: NDArray[np.float64]) -> PackedScores:
+    import numpy as np
+
     levels = np.unique(values)
     if len(levels) > 2:
         return PackedScores("float32", None, None, zlib.compress(values.astype("<f4").tobytes()))
@@ -80,6 +97,8 @@ def pack_values(values: NDArray[np.float64]) -> PackedScores:
 
 def unpack_values(packed: PackedScores, size: int) -> NDArray[np.float64]:
     """Return ``size`` values. Raises ValueError where the data holds fewer or more."""
+    import numpy as np
+
     if packed.low is None or packed.high is None:
         return np.frombuffer(_inflated(packed.data, 4 * size), "<f4").astype(np.float64)
     bits = np.unpackbits(np.frombuffer(_inflated(packed.data, (size + 7) // 8), np.uint8), count=size)

@@ -20,7 +20,7 @@ from ablate.failpoints import failpoint
 from ablate.store import migrations
 from ablate.store.dialects import alone, now
 from ablate.store.mounts import file_system, is_network
-from ablate.store.tables import SCHEMA_VERSION, meta, metadata
+from ablate.store.tables import SCHEMA_VERSION, create_tables, meta
 
 T = TypeVar("T")
 
@@ -308,7 +308,7 @@ def journal_mode() -> str:
 def _create(connection: Connection) -> None:
     alone(connection)
     if _schema_version(connection) is None:
-        metadata.create_all(connection)
+        create_tables(connection)
         connection.execute(meta.insert().values(key="schema", value=str(SCHEMA_VERSION)))
 
 

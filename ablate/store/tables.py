@@ -10,6 +10,7 @@ from __future__ import annotations
 from sqlalchemy import (
     CheckConstraint,
     Column,
+    Connection,
     Double,
     ForeignKey,
     Index,
@@ -156,7 +157,6 @@ attempt = Table(
         "trial",
         unique=True,
         sqlite_where=text("ended IS NULL"),
-        postgresql_where=text("ended IS NULL"),
     ),
 )
 
@@ -174,11 +174,11 @@ measurement = Table(
     CheckConstraint("(kind = 'num') = (value IS NOT NULL)", name="measurement_value"),
     Index(
         "measurement_epoch", "trial", "claim", "metric", "epoch", unique=True,
-        sqlite_where=text("epoch IS NOT NULL"), postgresql_where=text("epoch IS NOT NULL"),
+        sqlite_where=text("epoch IS NOT NULL"),
     ),
     Index(
         "measurement_final", "trial", "claim", "metric", unique=True,
-        sqlite_where=text("epoch IS NULL"), postgresql_where=text("epoch IS NULL"),
+        sqlite_where=text("epoch IS NULL"),
     ),
 )  # fmt: skip
 
@@ -207,3 +207,12 @@ score = Table(
     CheckConstraint("kind IN ('bits', 'float32')", name="score_kind"),
     CheckConstraint("(kind = 'bits') = (low IS NOT NULL AND high IS NOT NULL)", name="score_levels"),
 )
+
+
+def create_tables(connection: Connection) -> None:
+    """Make all tables that are not there. Partial indexes are the same on SQLite and PostgreSQL."""
+    if connection.dialect.name == "postgresql":
+        for table in metadata.tables.values():
+            for index in table.indexes:  # only now: the word would import PostgreSQL's dialect for every command
+                index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
+    metadata.create_all(connection)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,6 +30,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     same_end = [each for each in words if each.rpartition(".")[2] == last]
     if len(same_end) == 1:
         return same_end[0]
+    import difflib  # late, as few commands need it
+
     close = difflib.get_close_matches(word[:COMPARED].lower(), [each.lower() for each in words], n=1, cutoff=0.6)
     return next((each for each in words if close and each.lower() == close[0]), None)
 

@@ -218,3 +218,4 @@ def _reply(replies: int, message: dict[str, Any]) -> None:
 if __name__ == "__main__":
     die_with(int(os.environ["ABLATE_PARENT"]))
     serve(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
+    os._exit(0)  # the runner waits, and an interpreter takes half a second to take torch apart
