@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ablate.cli.common import counted, open_store, resumable, say, stderr, title_of
+from ablate.cli.common import open_store, resumable, say, stderr, title_of
 from ablate.cli.options import complete_title, data_option, examples, store_option
 from ablate.errors import EXIT_STOPPED
+from ablate.report.numbers import plural
 
 if TYPE_CHECKING:
     from ablate.launch.launcher import Launcher, Start, Wanted
@@ -87,7 +88,7 @@ def agent(
             say=say,
         )
         done = made.run(idle_timeout_s=patience)
-        say(f"agent: {counted(done.attempts, 'attempt')} made{_why(done.out_of_time)}")
+        say(f"agent: {plural(done.attempts, 'attempt')} made{_why(done.out_of_time)}")
         if done.stopped_by is not None:
             raise Stopped(done.stopped_by)
     if done.out_of_time:
@@ -191,7 +192,7 @@ def _start(launcher: Launcher, engine: str, wanted: Wanted, *, where: str = "") 
 
     open_store(wanted.store, read_only=True)  # or each agent would find out for itself
     found = started(launcher, engine, wanted, agents_folder(), where=where)
-    say(f"{found.name}: {counted(found.count, 'agent')} started; `ablate agents status` shows them")
+    say(f"{found.name}: {plural(found.count, 'agent')} started; `ablate agents status` shows them")
     click.echo(f"ablate agents cancel {found.name}")
 
 
@@ -209,12 +210,12 @@ def agents_status(location: str | None) -> None:
     for each in kept(agents_folder()):
         told = _launcher_of(each).status(each.handle)
         states = ", ".join(f"{count:,} {state}" for state, count in told.items()) or f"{each.engine} knows it no more"
-        click.echo(f"{each.name}: {counted(each.count, 'agent')}: {states}")
+        click.echo(f"{each.name}: {plural(each.count, 'agent')}: {states}")
     store = open_store(location, read_only=True)
     found = [(runner, held) for runner, held in runners_at_work(store) if is_alive(runner, store)]
     for runner, held in found:
-        click.echo(f"at work on {runner.host}: {counted(held, 'trial')}")
-    say(f"{counted(len(found), 'runner')} at work, by the store")
+        click.echo(f"at work on {runner.host}: {plural(held, 'trial')}")
+    say(f"{plural(len(found), 'runner')} at work, by the store")
 
 
 @agents.command("cancel", epilog=examples("ablate agents cancel slurm-1234"))
