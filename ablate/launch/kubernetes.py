@@ -35,7 +35,8 @@ spec:
       labels:
         app.kubernetes.io/name: ablate
     spec:
-      restartPolicy: Never
+      restartPolicy: Never  # the Job makes another pod in its place
+      automountServiceAccountToken: false  # agents have nothing to ask of Kubernetes
       terminationGracePeriodSeconds: 120  # for a checkpoint, when a pod must go
       containers:
         - name: agent
@@ -45,6 +46,8 @@ spec:
           env:
             - name: ABLATE_STORE
               value: {store}
+            - name: ABLATE_AGENT  # what `ablate status` calls it, beside the pod's name
+              value: k8s-{name}
             - name: PGPASSWORD
               valueFrom:
                 secretKeyRef:

@@ -135,10 +135,7 @@ def test_agents_on_ray_are_cancelled(site: tuple[Cluster, Server], project: Path
     assert name not in run("agents", "status", cwd=project)
 
 
-def test_a_cluster_that_is_not_there_is_said_so(
-    postgres: Server, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ABLATE_STORE", postgres.new_database())
+def test_a_cluster_that_is_not_there_is_said_so(project: Path, url: str) -> None:  # noqa: ARG001
     run("run", str(studies.write(project, seeds=1, epochs=1, pause=0.0)), "--queue", cwd=project)
     done = ablate("agents", "start", "ray", "--address", "127.0.0.1:9", cwd=project)
     assert done.returncode == 4
