@@ -167,13 +167,14 @@ def _runners(
     for attempt in attempts:
         if attempt.ended is None:
             held.setdefault(attempt.runner, []).append(attempt)
+    living = {runner.id for runner in runners if is_alive(runner)}
     found = []
     for runner in runners:
         its = held.get(runner.id, [])
         trials = tuple((attempt.arm, attempt.seed) for attempt in its)
         machine = its[0].machine if its else runner.host
-        alive = is_alive(runner)
-        is_last_and_died = runner is runners[-1] and runner.ended is None
+        alive = runner.id in living
+        is_last_and_died = not living and runner is runners[-1] and runner.ended is None
         if alive or trials or is_last_and_died:
             found.append(RunnerStanding(machine, alive, runner.started, runner.heartbeat, trials))
     return tuple(found)
