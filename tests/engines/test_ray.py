@@ -81,6 +81,13 @@ def test_a_node_is_gone_and_nothing_is_lost(site: tuple[Cluster, Server], projec
     wait(site, lambda: f"{name}: 3 agents: none left" in run("agents", "status", cwd=project), "end of all")
 
 
+def token_file(path: Path) -> Path:
+    """Write the cluster's token as a user may have it."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{os.environ['RAY_AUTH_TOKEN']}\n")
+    return path
+
+
 WEIGHTS = """
 import hashlib, os
 import torch
@@ -113,9 +120,10 @@ def test_on_ray_a_trial_sees_what_it_sees_on_one_machine(
 
     The cluster is found by itself, and its token in the user's home.
     """
+    token_file(project / ".ray" / "auth_token")
+    monkeypatch.setenv("HOME", str(project))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(token_file(project / ".ray" / "auth_token").parent.parent))
     alone = tmp_path_factory.mktemp("alone")
     (alone / ".git").mkdir()
     facts = []
@@ -136,13 +144,6 @@ def test_on_ray_a_trial_sees_what_it_sees_on_one_machine(
         facts.append({(row["weights"], row["threads"], row["around"]) for row in rows})
     assert facts[0] == facts[1]
     assert len({weights for weights, _, _ in facts[0]}) == 2, "of two seeds"
-
-
-def token_file(path: Path) -> Path:
-    """Write the cluster's token as a user may have it."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"{os.environ['RAY_AUTH_TOKEN']}\n")
-    return path
 
 
 def test_agents_on_ray_are_cancelled(
