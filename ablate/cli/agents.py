@@ -202,7 +202,7 @@ def _start(launcher: Launcher, engine: str, wanted: Wanted, *, where: str = "") 
 def agents_status(location: str | None) -> None:
     """Show what was started from this project.
 
-    In its engine's words; and who is at work on the store, be it started from here or not, by the store's.
+    In its engine's words, and below them, by the store's, who is at work there, started from here or not.
     """
     from ablate.launch.launcher import agents_folder, kept
     from ablate.report.status import life_of

@@ -70,6 +70,18 @@ class Cluster:
         return str(self._cluster.address)
 
     def up(self) -> None:
+        """Start it. Ray gives a node 30 s for that, fixed in its code, and a busy machine may need longer: thrice."""
+        for _ in range(2):
+            try:
+                return self._up()
+            except Exception as error:
+                if "timed out during startup" not in str(error):
+                    raise
+                self.down()
+                end_all(self._folder)
+        return self._up()
+
+    def _up(self) -> None:
         from ray.cluster_utils import Cluster as Nodes
 
         self._cluster = Nodes()
