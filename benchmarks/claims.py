@@ -1,15 +1,17 @@
-"""Claims per second: how many runners one store can bear.
+"""Claims per second: how many runners one store can bear, and what a long queue costs each of them.
 
-    python -m benchmarks.claims [--seconds 5] [--trials 10000]
+    python -m benchmarks.claims [--seconds 5] [--trials 10000] [--queues 1000 10000 100000]
 
 Runners are processes that claim a trial and finish it, without training anything, as fast as the store lets them;
-each renews its lease as a real one does. SQLite in a file of this machine, PostgreSQL as a server of its own
-on loopback with fsync on. Each figure is of a fresh store whose queue is longer than what is claimed.
+each asks as a real one does: for a trial of its list of those that wait, in one transaction with the end of the one
+before, and renews its lease. SQLite in a file of this machine, PostgreSQL as a server of its own on loopback with
+fsync on. Each figure is of a fresh store whose queue is longer than what is claimed. The second table is of one runner.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import subprocess
@@ -17,20 +19,22 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ablate.plan.trials import make_plan
 from ablate.store import claims
-from ablate.store.claims import Ending
+from ablate.store.claims import Claim, Ending, Finished, Wanted
 from ablate.store.facts import record_plan
-from ablate.store.store import open_store
+from ablate.store.store import Store, open_store
 from ablate.study.document import Document
 from ablate.study.schema import Study, from_document
 
 RUNNERS = (1, 8, 32)
+TIMES = 25  # that a call is measured; the fastest is told, for machines are shared
 
 
 @dataclass(frozen=True)
@@ -65,26 +69,54 @@ def queue_of(trials: int) -> Study:
     return from_document(values, Document("queue.yaml", values, {}), "")
 
 
+class Claimer:
+    """Claims one trial after the other and finishes each with the next claim, as a runner with one slot does."""
+
+    def __init__(self, store: Store, study_id: int) -> None:
+        self.name = uuid.uuid4().hex
+        self._store, self._study_id = store, study_id
+        self._waiting: deque[int] = deque()
+        self._ended: list[Finished] = []
+        facts = {"host": "h", "boot_id": "b", "lock_file": self.name, "command": "bench"}
+        claims.register_runner(store, runner_id=self.name, study_id=study_id, facts=facts)
+
+    def look(self) -> None:
+        self._waiting = deque(claims.waiting_trials(self._store, self._study_id))
+
+    def next(self) -> Claim | None:
+        """Claim a trial; None where none waits."""
+        while True:
+            if not self._waiting:
+                self.look()
+            if not self._waiting:
+                return None
+            among = list(itertools.islice(self._waiting, 1 + claims.CHUNK))
+            _, claimed = claims.exchange(self._store, self._ended, Wanted(self.name, [("cpu0", {})], among))
+            self._ended = []
+            for _ in range(among.index(claimed[0].trial) + 1 if claimed else len(among)):
+                self._waiting.popleft()
+            if claimed:
+                self._ended = [Finished(claimed[0], Ending("ok", "done", seconds=0.1), {"acc": 0.5})]
+                return claimed[0]
+
+
 def work(location: str, study_id: int, folder: str, seconds: float) -> None:
     """Claim and finish until the time is over; print what was done, and how long each took."""
     store = open_store(location, folder=Path(folder))
-    name = uuid.uuid4().hex
-    facts = {"host": "h", "boot_id": "b", "lock_file": name, "command": "bench"}
-    claims.register_runner(store, runner_id=name, study_id=study_id, facts=facts)
+    claimer = Claimer(store, study_id)
     sys.stdin.readline()  # all begin at once
     took: list[float] = []
     done: list[int] = []
     renewed = end = time.monotonic()
     end += seconds
     while (begun := time.monotonic()) < end:
-        claim = claims.claim_trial(store, runner_id=name, study_id=study_id, arms=None, slot="cpu0")
+        claim = claimer.next()
         if claim is None:
             break
-        claims.finish(store, claim, Ending("ok", "done", seconds=0.1), {"acc": 0.5})
         took.append(time.monotonic() - begun)
         done.append(claim.trial)
         if begun - renewed > claims.LEASE_S / 4:
-            claims.renew(store, name)
+            claims.renew(store, claimer.name)
             renewed = begun
     print(json.dumps({"took": took, "done": done}))
     store.close()
@@ -125,15 +157,51 @@ def measure(kind: str, location: str, folder: Path, *, runners: int, trials: int
     )
 
 
+@dataclass(frozen=True)
+class Queue:
+    """What calls of a runner take while so many trials wait, in milliseconds: the fastest of several."""
+
+    store: str
+    waiting: int
+    look: float  # for its list of those that wait
+    claim: float  # with the end of the trial before
+    held: float  # for what all runners hold: a tenth of the queue, at most 10,000 trials
+
+
+def measure_queue(kind: str, location: str, folder: Path, *, waiting: int) -> Queue:
+    store = open_store(location, folder=folder, create=True)
+    study_id = record_plan(store, make_plan(queue_of(waiting)))
+    claimer = Claimer(store, study_id)
+    look = _fastest(claimer.look, 5)
+    claim = _fastest(claimer.next, TIMES)
+    others = Claimer(store, study_id)
+    among = claims.waiting_trials(store, study_id)[: min(waiting // 10, 10_000)]
+    for start in range(0, len(among), 500):
+        part = among[start : start + 500]
+        claims.exchange(store, (), Wanted(others.name, [("cpu0", {})] * len(part), part))
+    held = _fastest(lambda: claims.held_trials(store), 5)
+    store.close()
+    return Queue(kind, waiting, look, claim, held)
+
+
+def _fastest(call: Callable[[], object], times: int) -> float:
+    def once() -> float:
+        begun = time.perf_counter()
+        call()
+        return 1000 * (time.perf_counter() - begun)
+
+    return min(once() for _ in range(times))
+
+
 @contextmanager
-def places(folder: Path) -> Iterator[list[tuple[str, list[str]]]]:
+def places(folder: Path, count: int) -> Iterator[list[tuple[str, list[str]]]]:
     """Yield for each kind of store as many empty ones as are measured."""
     from tests.postgres import server
 
     with server() as database:
         database.sql("ALTER SYSTEM SET fsync = on", "SELECT pg_reload_conf()")
-        files = [str(folder / f"{number}" / "ablate.db") for number in range(len(RUNNERS))]
-        yield [("SQLite", files), ("PostgreSQL", [database.new_database() for _ in RUNNERS])]
+        files = [str(folder / f"{number}" / "ablate.db") for number in range(count)]
+        yield [("SQLite", files), ("PostgreSQL", [database.new_database() for _ in range(count)])]
 
 
 def table(figures: Sequence[Figure]) -> str:
@@ -149,25 +217,38 @@ def table(figures: Sequence[Figure]) -> str:
     return "\n".join(lines)
 
 
+def table_of_queues(figures: Sequence[Queue]) -> str:
+    lines = ["| store | waiting trials | list of them | claim and finish | all that is held |", "|:--|--:|--:|--:|--:|"]
+    lines += [
+        f"| {each.store} | {each.waiting:,} | {each.look:,.1f} ms | {each.claim:.1f} ms | {each.held:.1f} ms |"
+        for each in figures
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--queues", type=int, nargs="*", default=[1_000, 10_000, 100_000])
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
         location, study_id, folder = given.work
         work(location, int(study_id), folder, given.seconds)
         return
-    figures = []
-    with tempfile.TemporaryDirectory() as name, places(Path(name)) as stores:
+    figures, queues = [], []
+    with tempfile.TemporaryDirectory() as name, places(Path(name), len(RUNNERS) + len(given.queues)) as stores:
         for kind, locations in stores:
-            for runners, location in zip(RUNNERS, locations, strict=True):
+            for runners, location in zip(RUNNERS, locations[: len(RUNNERS)], strict=True):
                 size = {"runners": runners, "trials": given.trials, "seconds": given.seconds}
                 figures.append(measure(kind, location, Path(name), **size))
                 print(figures[-1], flush=True)
+            for waiting, location in zip(given.queues, locations[len(RUNNERS) :], strict=True):
+                queues.append(measure_queue(kind, location, Path(name), waiting=waiting))
+                print(queues[-1], flush=True)
     assert not any(each.twice for each in figures), "a trial was claimed twice"
-    print(table(figures))
+    print(table(figures), table_of_queues(queues), sep="\n\n")
 
 
 if __name__ == "__main__":

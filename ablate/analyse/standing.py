@@ -12,10 +12,13 @@ from pathlib import Path
 from ablate.analyse.findings import Counts, TrialResult, count, counts_of
 from ablate.analyse.results import Results, failed_results, results_from
 from ablate.plan.outcomes import Status, status_of
+from ablate.store.claims import LEASE_S, SILENT_S
 from ablate.store.facts import StoredStudy, stored_study
 from ablate.store.history import Pile, StoredAttempt, StoredRunner, arms_of, history_of, tally_of
 from ablate.store.store import Store
 from ablate.study.words import from_here
+
+SILENT_AFTER_S, LOST_AFTER_S = SILENT_S, LEASE_S  # without a renewal of a runner's leases
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class ArmStanding:
 class RunnerStanding:
     """A runner that is at work, or that died: ``trials`` are those it holds, as (arm, seed)."""
 
-    host: str
+    machine: str
     alive: bool
     started: float
     heartbeat: float
@@ -160,17 +163,20 @@ def _runners(
     attempts: Sequence[StoredAttempt], runners: Sequence[StoredRunner], is_alive: Callable[[StoredRunner], bool]
 ) -> tuple[RunnerStanding, ...]:
     """Return those at work and the dead that still hold trials; if nobody is at work, the last one where it died."""
-    held: dict[str, list[tuple[str, int]]] = {}
+    held: dict[str, list[StoredAttempt]] = {}
     for attempt in attempts:
         if attempt.ended is None:
-            held.setdefault(attempt.runner, []).append((attempt.arm, attempt.seed))
+            held.setdefault(attempt.runner, []).append(attempt)
+    living = {runner.id for runner in runners if is_alive(runner)}
     found = []
     for runner in runners:
-        trials = tuple(held.get(runner.id, ()))
-        alive = is_alive(runner)
-        is_last_and_died = runner is runners[-1] and runner.ended is None
+        its = held.get(runner.id, [])
+        trials = tuple((attempt.arm, attempt.seed) for attempt in its)
+        machine = its[0].machine if its else runner.host
+        alive = runner.id in living
+        is_last_and_died = not living and runner is runners[-1] and runner.ended is None
         if alive or trials or is_last_and_died:
-            found.append(RunnerStanding(runner.host, alive, runner.started, runner.heartbeat, trials))
+            found.append(RunnerStanding(machine, alive, runner.started, runner.heartbeat, trials))
     return tuple(found)
 
 

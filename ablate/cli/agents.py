@@ -13,8 +13,9 @@ import click
 
 from ablate.cli.common import open_store, resumable, say, stderr, title_of
 from ablate.cli.options import complete_title, data_option, examples, store_option
-from ablate.errors import EXIT_STOPPED
+from ablate.errors import EXIT_STOPPED, EnvironmentFault
 from ablate.report.numbers import plural
+from ablate.report.text import visible
 
 if TYPE_CHECKING:
     from ablate.launch.launcher import Launcher, Start, Wanted
@@ -70,8 +71,8 @@ def agent(
     with resumable():
         from ablate.launch import slurm
         from ablate.run.agent import Agent
-        from ablate.run.options import Options
         from ablate.run.progress import Progress
+        from ablate.run.runner import Options
         from ablate.run.stopping import Stopped
 
         def progress(study: Study, trials: Sequence[StoredTrial]) -> Progress:
@@ -201,21 +202,28 @@ def _start(launcher: Launcher, engine: str, wanted: Wanted, *, where: str = "") 
 def agents_status(location: str | None) -> None:
     """Show what was started from this project.
 
-    In its engine's words; and who is at work, by the store.
+    In its engine's words, and below them, by the store's, who is at work there, started from here or not.
     """
     from ablate.launch.launcher import agents_folder, kept
+    from ablate.report.status import life_of
     from ablate.run.liveness import is_alive
-    from ablate.store.history import runners_at_work
+    from ablate.store.history import open_runners
 
-    for each in kept(agents_folder()):
-        told = _launcher_of(each).status(each.handle)
-        states = ", ".join(f"{count:,} {state}" for state, count in told.items()) or f"{each.engine} knows it no more"
-        click.echo(f"{each.name}: {plural(each.count, 'agent')}: {states}")
+    for started in kept(agents_folder()):
+        click.echo(f"{started.name}: {plural(started.count, 'agent')}: {_by_engine(started)}")
     store = open_store(location, read_only=True)
-    found = [(runner, held) for runner, held in runners_at_work(store) if is_alive(runner, store)]
-    for runner, held in found:
-        click.echo(f"at work on {runner.host}: {plural(held, 'trial')}")
-    say(f"{plural(len(found), 'runner')} at work, by the store")
+    at_work = left_behind = 0
+    for each in open_runners(store):
+        runner, alive = each.runner, is_alive(each.runner, store)
+        at_work += alive
+        left_behind += 0 if alive else each.held
+        if alive or each.held:
+            life = life_of(alive=alive, started=runner.started, heartbeat=runner.heartbeat, now=runner.now)
+            held = f"{plural(each.held, 'trial')} {'running' if alive else 'left behind'}"
+            click.echo(visible(f"{each.machine}: {life}, {held}"))
+    say(f"{plural(at_work, 'runner')} at work, by the store")
+    if left_behind:
+        say(f"{plural(left_behind, 'trial')} of the dead will go on with who works on that study, now or next")
 
 
 @agents.command("cancel", epilog=examples("ablate agents cancel slurm-1234"))
@@ -225,7 +233,12 @@ def cancel(name: str) -> None:
     from ablate.launch.launcher import agents_folder, forget, named
 
     found = named(agents_folder(), name)
-    _launcher_of(found).cancel(found.handle)
+    try:
+        _launcher_of(found).cancel(found.handle)
+    except EnvironmentFault as fault:
+        message, where = fault.faults[0].message, fault.faults[0].where
+        hint = f"where it is gone for good, remove {agents_folder() / found.note}"
+        raise EnvironmentFault(message, where=where, hint=hint) from None
     forget(found, agents_folder())
     say(f"{found.name}: cancelled; nothing is lost, and what waits goes on with new agents")
 
@@ -246,6 +259,15 @@ def print_k8s(wanted: Wanted, image: str, name: str, secret: str, claim: str | N
     from ablate.launch.kubernetes import manifest
 
     click.echo(manifest(wanted, image=image, name=name, secret=secret, claim=claim), nl=False)
+
+
+def _by_engine(found: Start) -> str:
+    """Return what an engine says of agents: that it can't be asked is no reason not to ask the store."""
+    try:
+        told = _launcher_of(found).status(found.handle)
+    except EnvironmentFault as fault:
+        return f"{found.engine} does not say: {fault.faults[0].message}"
+    return ", ".join(f"{count:,} {state}" for state, count in told.items()) or "none left"
 
 
 def _launcher_of(found: Start) -> Launcher:

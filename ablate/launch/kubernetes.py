@@ -35,7 +35,8 @@ spec:
       labels:
         app.kubernetes.io/name: ablate
     spec:
-      restartPolicy: Never
+      restartPolicy: Never  # the Job makes another pod in its place
+      automountServiceAccountToken: false  # agents have nothing to ask of Kubernetes
       terminationGracePeriodSeconds: 120  # for a checkpoint, when a pod must go
       containers:
         - name: agent
@@ -45,6 +46,8 @@ spec:
           env:
             - name: ABLATE_STORE
               value: {store}
+            - name: ABLATE_AGENT  # what `ablate status` calls it, beside the pod's name
+              value: {agent}
             - name: PGPASSWORD
               valueFrom:
                 secretKeyRef:
@@ -75,7 +78,8 @@ VOLUME = """\
           persistentVolumeClaim:
             claimName: {claim}
 """
-_NAME = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+SUBDOMAIN = rf"{LABEL}(\.{LABEL})*"
 
 
 def manifest(wanted: Wanted, *, image: str, name: str, secret: str, claim: str | None) -> str:
@@ -83,12 +87,14 @@ def manifest(wanted: Wanted, *, image: str, name: str, secret: str, claim: str |
 
     Raises AblateError where a name is none of Kubernetes'.
     """
-    for option, value in {"--name": name, "--secret": secret, "--volume": claim or name}.items():
-        if not re.fullmatch(_NAME, value):
-            hint = "lower-case letters, digits and `-`, at most 63"
-            raise AblateError(f"{value!r:.80} is no name of Kubernetes", where=option, hint=hint)
+    longest = 63 - len(f"-{wanted.count - 1}")  # pods are called by their index, and their hosts by both
+    _check("--name", name, LABEL, longest, "lower-case letters, digits and `-`")
+    for option, value in {"--secret": secret, "--volume": claim}.items():
+        if value is not None:
+            _check(option, value, SUBDOMAIN, 253, "lower-case letters, digits, `-` and `.`")
     return MANIFEST.format(
-        name=name,
+        name=_quoted(name),
+        agent=_quoted(f"k8s-{name}"),
         count=wanted.count,
         backoff=6 * wanted.count,
         refused=EXIT_REQUEST,
@@ -96,12 +102,18 @@ def manifest(wanted: Wanted, *, image: str, name: str, secret: str, claim: str |
         folder=_quoted(str(wanted.folder)),
         command=json.dumps(["ablate", "agent", *wanted.words], ensure_ascii=False),
         store=_quoted(wanted.store),
-        secret=secret,
+        secret=_quoted(secret),
         cpus=wanted.cpus,
         gpus=GPUS.format(gpus=wanted.gpus) if wanted.gpus else "",
         mount=MOUNT.format(runs=_quoted(str(wanted.folder / "runs"))) if claim else "",
-        volume=VOLUME.format(claim=claim) if claim else "",
+        volume=VOLUME.format(claim=_quoted(claim)) if claim else "",
     )
+
+
+def _check(option: str, value: str, form: str, longest: int, letters: str) -> None:
+    if len(value) > longest or not re.fullmatch(form, value):
+        hint = f"{letters}, at most {longest}, and at both ends a letter or digit"
+        raise AblateError(f"{value!r:.80} is no name of Kubernetes", where=option, hint=hint)
 
 
 def _quoted(text: str) -> str:

@@ -47,6 +47,11 @@ class Start:
     def name(self) -> str:
         return f"{self.engine}-{self.handle}"
 
+    @property
+    def note(self) -> str:
+        """The file of what is kept of it."""
+        return f"{self.name}.json"
+
 
 class Launcher(Protocol):
     """An engine that starts agents. What it says of them is for show: the store's leases are the truth."""
@@ -89,7 +94,7 @@ def agents_folder() -> Path:
 
 def keep(start: Start, folder: Path) -> None:
     make_folder(folder)
-    write_note(folder / f"{start.name}.json", json.dumps(asdict(start), indent=2) + "\n")
+    write_note(folder / start.note, json.dumps(asdict(start), indent=2) + "\n")
 
 
 def write_note(file: Path, text: str) -> None:
@@ -117,7 +122,7 @@ def named(folder: Path, name: str) -> Start:
 
 
 def forget(start: Start, folder: Path) -> None:
-    (folder / f"{start.name}.json").unlink(missing_ok=True)
+    (folder / start.note).unlink(missing_ok=True)
 
 
 def started(launcher: Launcher, engine: str, wanted: Wanted, folder: Path, *, where: str = "") -> Start:

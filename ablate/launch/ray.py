@@ -13,16 +13,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ablate.errors import EnvironmentFault
 from ablate.launch.launcher import Wanted
+from ablate.run.provenance import AGENT
 
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)  # not between fork and exec, where a lock may be held for ever
@@ -105,7 +107,8 @@ class Ray:
                     max_restarts=-1,
                     scheduling_strategy="SPREAD",
                 )
-                actor.remote([*wanted.words, "--jobs", "1"], environment, str(wanted.folder))
+                named = environment | {AGENT: f"ray-{handle}-{number}"}
+                actor.remote([*wanted.words, "--jobs", "1"], named, str(wanted.folder))
         return handle
 
     def status(self, handle: str) -> Mapping[str, int]:
@@ -167,15 +170,38 @@ def _connected(address: str) -> Iterator[Any]:
     except ModuleNotFoundError:
         hint = "pip install 'ablation-study[ray]', in the version of the cluster's"
         raise EnvironmentFault("Ray is not installed here", hint=hint) from None
-    try:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        why = " ".join(str(error).split())[:300]
-        hint = (
-            "is it up? One that wants a token finds it in RAY_AUTH_TOKEN or ~/.ray/auth_token, with RAY_AUTH_MODE=token"
-        )
-        raise EnvironmentFault(f"no Ray cluster lets us in: {why}", where=f"--address {address}", hint=hint) from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    with _stderr_aside() as said:
+        try:
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise _refusal(address, str(error), said()) from None
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _refusal(address: str, error: str, said: str) -> EnvironmentFault:
+    """Return why Ray does not let us in. That it is for the token, it only prints."""
+    where = f"--address {address}"
+    if "InvalidAuthToken" in said or "authentication token" in error:
+        mode = os.environ.get("RAY_AUTH_MODE", "").lower()
+        which = "no token was found here" if "no authentication token" in error else "another one was given"
+        given = which if mode == "token" else "RAY_AUTH_MODE=token is not set here"
+        hint = "RAY_AUTH_MODE=token, and its token in ~/.ray/auth_token, or a file that RAY_AUTH_TOKEN_PATH names"
+        return EnvironmentFault(f"the Ray cluster wants its token, and {given}", where=where, hint=hint)
+    why = " ".join(error.split())[:300]
+    return EnvironmentFault(f"no Ray cluster lets us in: {why}", where=where, hint="is it up?")
+
+
+@contextmanager
+def _stderr_aside() -> Iterator[Callable[[], str]]:
+    """Keep what Ray's threads print to stderr: warnings about its own affairs. Gives what they have printed so far."""
+    with tempfile.TemporaryFile() as file:
+        before = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lambda: os.pread(file.fileno(), 1 << 20, 0).decode(errors="replace")
+        finally:
+            os.dup2(before, 2)
+            os.close(before)

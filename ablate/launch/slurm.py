@@ -30,6 +30,7 @@ SCRIPT = """\
 {directives}
 
 export ABLATE_STORE={store}
+export ABLATE_AGENT=slurm-$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID
 cd {folder} || exit 2
 srun --kill-on-bad-exit=0 {command}
 status=$?
@@ -105,18 +106,18 @@ class Slurm:
         return handle
 
     def status(self, handle: str) -> Mapping[str, int]:
-        try:
-            told = _run(["squeue", "--noheader", "--array", f"--jobs={handle}", "--format=%T"])
-        except AblateError:
-            return {}  # it knows it no more
+        told = _run(["squeue", "--noheader", "--array", f"--jobs={handle}", "--format=%T"], may_be_gone=True)
         return Counter(line.strip().lower() for line in told.splitlines() if line.strip())
 
     def cancel(self, handle: str) -> None:
-        _run(["scancel", handle])
+        _run(["scancel", handle], may_be_gone=True)
 
 
-def _run(command: Sequence[str], script: str = "") -> str:
-    """Return what a command of Slurm prints. Raises EnvironmentFault where it is not there, or refuses."""
+def _run(command: Sequence[str], script: str = "", *, may_be_gone: bool = False) -> str:
+    """Return what a command of Slurm prints; nothing where it knows the job no more, if that ``may_be_gone``.
+
+    Raises EnvironmentFault where it is not there, or refuses.
+    """
     try:
         done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=QUERY_S, check=False)
     except FileNotFoundError:
@@ -124,6 +125,8 @@ def _run(command: Sequence[str], script: str = "") -> str:
         raise EnvironmentFault(f"there is no `{command[0]}` here", hint=hint) from None
     except subprocess.TimeoutExpired:
         raise EnvironmentFault(f"`{command[0]}` has not answered for {QUERY_S:.0f} s: is slurmctld up?") from None
+    if may_be_gone and done.returncode and "Invalid job id" in done.stderr:  # from minutes after its end on
+        return ""
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise EnvironmentFault(f"`{command[0]}` refused: {said}", hint="--print shows the script")

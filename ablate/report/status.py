@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablate.analyse.findings import Counts
-from ablate.analyse.standing import Failure, RunnerStanding, Standing
+from ablate.analyse.standing import LOST_AFTER_S, SILENT_AFTER_S, Failure, RunnerStanding, Standing
 from ablate.report.numbers import listed, plural
 from ablate.report.text import in_encoding, one_line, visible
 from ablate.study.words import duration
@@ -81,11 +81,18 @@ def _runner(runner: RunnerStanding, now: float) -> Iterator[str]:
     more = [f"{len(runner.trials) - len(held):,} more"] if len(runner.trials) > len(held) else []
     named = f": {listed([*held, *more])}" if held else ""
     trials = plural(len(runner.trials), "trial")
-    if runner.alive:
-        yield f"{runner.host}: alive, since {_clock(runner.started, now)}, {trials} running{named}"
-    else:
-        last = duration(max(0.0, now - runner.heartbeat))
-        yield f"{runner.host}: dead, last heard of {last} ago, {trials} left behind{named}"
+    life = life_of(alive=runner.alive, started=runner.started, heartbeat=runner.heartbeat, now=now)
+    yield f"{runner.machine}: {life}, {trials} {'running' if runner.alive else 'left behind'}{named}"
+
+
+def life_of(*, alive: bool, started: float, heartbeat: float, now: float) -> str:
+    """Return in words whether a runner lives. One that is silent does, for all we know, until its leases are over."""
+    silent = max(0.0, now - heartbeat)
+    if not alive:
+        return f"dead, last heard of {duration(silent)} ago"
+    if silent > SILENT_AFTER_S:
+        return f"silent for {duration(silent)} (after {duration(LOST_AFTER_S)} others take over what it holds)"
+    return f"alive, since {_clock(started, now)}"
 
 
 def _clock(moment: float, now: float) -> str:

@@ -68,7 +68,7 @@ class Running:
     trial: int
     name: str
     slot: str
-    host: str
+    machine: str
     started: float
     values: dict[str, float] = field(default_factory=dict)
     epoch: int | None = None
@@ -77,6 +77,7 @@ class Running:
     heard: float | None = None
     last_line: str = ""
     curve: list[float] = field(default_factory=list)
+    silent: float = 0.0  # for how long its runner was not heard of, where that is odd
 
     def left(self, now: float, usual: float | None) -> float | None:
         """Return the seconds it still needs: by its own epochs where it counts them, else as ``usual``."""
@@ -212,8 +213,8 @@ def _legend(cells: Sequence[Cell]) -> Text:
 
 def _running(view: View, layout: Layout, *, width: int, rows: int) -> list[Text]:
     """Return a line per attempt at work, ordered by its slot: it stays in its place when its neighbour ends."""
-    every = sorted(view.running, key=lambda each: (each.host, _slot_order(each.slot)))
-    several = len({each.host for each in every}) > 1
+    every = sorted(view.running, key=lambda each: (each.machine, _slot_order(each.slot)))
+    several = len({each.machine for each in every}) > 1 or any(each.silent for each in every)
     shown = every if len(every) <= rows else every[: max(1, rows - 1)]
     table = [_columns(each, view, several) for each in shown]
     if len(layout.widths) != len(_PRIORITY):
@@ -227,8 +228,8 @@ def _running(view: View, layout: Layout, *, width: int, rows: int) -> list[Text]
     return lines
 
 
-# name, host, epoch, metric, its curve, throughput, memory, time spent, time left: the highest number goes first where
-# there is no room
+# name, machine, epoch, metric, its curve, throughput, memory, time spent, time left: the highest number goes first
+# where there is no room
 _PRIORITY = (0, 5, 1, 2, 6, 3, 8, 4, 7)
 _SPENT = 7
 _LEFT_ALIGNED = (0, 1)
@@ -244,9 +245,10 @@ def _columns(running: Running, view: View, several: bool) -> tuple[str, ...]:
     memory = f"{peak / 1024:.1f} GiB" if peak else ""
     left = running.left(view.now, None)
     left_text = f"{duration(left)} left" if left is not None else ""
-    host = running.host if several else ""
+    silent = f", silent for {duration(running.silent)}" if running.silent else ""
+    machine = f"{running.machine}{silent}" if several else ""
     spent = duration(view.now - running.started)
-    return running.name, host, epoch, value, _bars(running.curve), rate, memory, spent, left_text
+    return running.name, machine, epoch, value, _bars(running.curve), rate, memory, spent, left_text
 
 
 def _bars(curve: Sequence[float]) -> str:

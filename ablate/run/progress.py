@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from ablate.run.picture import Cell, Layout, Running, View, draw
+from ablate.store.claims import SILENT_S
 from ablate.store.facts import StoredTrial
 from ablate.study.schema import Study
 from ablate.study.words import duration
@@ -89,11 +90,16 @@ class Progress:
     def is_live(self) -> bool:
         return self._live is not None
 
-    def started(self, trial: int, slot: str, *, host: str = "", spent: float = 0.0) -> None:
+    def started(self, trial: int, slot: str, *, machine: str = "", spent: float = 0.0) -> None:
         """An attempt began ``spent`` seconds ago."""
         began = time.monotonic() - max(0.0, spent)
-        self._running[trial] = Running(trial, self.name(trial), printable(slot), printable(host), began)
+        self._running[trial] = Running(trial, self.name(trial), printable(slot), printable(machine), began)
         self._set(trial, "running")
+
+    def silent(self, trial: int, seconds: float) -> None:
+        """Nothing was heard of an attempt's runner for so long."""
+        if trial in self._running:
+            self._running[trial].silent = seconds if seconds > SILENT_S else 0.0
 
     def recorded(self, trial: int, record: Mapping[str, Any]) -> None:
         running = self._running.get(trial)

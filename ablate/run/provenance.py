@@ -26,6 +26,7 @@ from ablate.study.task import beside
 from ablate.study.words import without_secrets
 from ablate.train.folder import make_folder, write_whole
 
+AGENT = "ABLATE_AGENT"  # set by what starts agents elsewhere
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 GIT_PATIENCE_S = 20
 _OURS = ("ablate", "__main__.py")  # else it was started by a program of the user's
@@ -81,9 +82,12 @@ def code_sha256(task: Task, study_folder: Path) -> str:
 
 
 def machine_facts() -> dict[str, str]:
-    """Return versions, host and command, without importing what is asked about."""
+    """Return versions, host and command, without importing what is asked about; in an agent that an engine started,
+    also its name there."""
+    agent = os.environ.get(AGENT, "")
     return {
         "ablate": __version__,
+        **({"agent": agent} if agent else {}),
         "command": command_line(),
         "cores": str(os.cpu_count()),
         "cpu": _cpu_name(),

@@ -17,6 +17,7 @@ SHARE = 0.05  # of our time at most that goes into reading the store
 POLL_S = 0.1
 PATIENCE_S = 3.0  # a runner ends and the next one starts: that long nobody is at work
 
+ALONE = "nobody is at work on it now; waits for agents that were started from here (`ablate agents status` shows them)"
 WATCH_FOOTER = "Ctrl-C ends the watching; the study runs on"
 
 
@@ -58,6 +59,7 @@ class Follower:
         moment = moment_of(self._store, self._study_id, after=self._last, among=list(self._open))
         trials = {trial.trial: trial for trial in moment.trials}
         now = max((runner.now for runner in moment.runners), default=0.0)
+        heard = {runner.id: runner.heartbeat for runner in moment.runners}
         if not self._mine:
             self._progress.extend(moment.trials)
         self._progress.refresh_states({each.trial: (each.state, each.outcome) for each in moment.trials})
@@ -67,6 +69,7 @@ class Follower:
                 continue
             if attempt.ended is None:
                 self._begin(attempt, now)
+                self._progress.silent(attempt.trial, now - heard.get(attempt.runner, now))
             else:
                 known = self._open.pop(attempt.id, None)
                 if not is_new:  # else it ended before we came
@@ -81,7 +84,7 @@ class Follower:
                     self._progress.recorded(attempt.trial, {"epoch": epoch, "values": values})
             return
         self._open[attempt.id] = _Open(attempt, AttemptFolder(self._store.path_of(attempt.folder)))
-        self._progress.started(attempt.trial, attempt.slot, host=attempt.host, spent=now - attempt.started)
+        self._progress.started(attempt.trial, attempt.slot, machine=attempt.machine, spent=now - attempt.started)
 
     def _end(self, attempt: StoredAttempt, trial: StoredTrial, known: _Open | None) -> None:
         state = trial.state if trial.attempts == attempt.claim else "waiting"  # else the next attempt has begun
@@ -112,6 +115,7 @@ def follow_study(store: Store, study_id: int, progress: Progress, *, patience_s:
     """Show a study version until all its trials are settled, or nobody has been at work on it for so long."""
     follower = Follower(store, study_id, progress)
     busy = time.monotonic()
+    told = False
     with progress:
         while True:
             moment = follower.look()
@@ -122,6 +126,10 @@ def follow_study(store: Store, study_id: int, progress: Progress, *, patience_s:
             progress.show()
             # whoever is at work on a settled study is about to end, or to ask for what its results call for
             settled = not alive and all(trial.state in ("done", "failed") for trial in moment.trials)
-            if settled or time.monotonic() - busy > patience_s:
+            idle_s = time.monotonic() - busy
+            if settled or idle_s > patience_s:
                 return
+            if idle_s > PATIENCE_S and not told:
+                told = True
+                progress.say(ALONE)
             time.sleep(POLL_S)

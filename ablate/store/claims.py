@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ablate.store.scores import PackedIds, PackedScores
 
 LEASE_S = 60.0
+SILENT_S = LEASE_S / 2  # a runner renews every quarter of a lease: something is wrong
 CHUNK = 256  # trials that are asked for at once whether they wait
 
 

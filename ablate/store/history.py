@@ -72,6 +72,15 @@ class StoredAttempt:
     code_sha256: str | None
     environment: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def machine(self) -> str:
+        """Where it runs, in words: the host, and what an engine calls the agent there."""
+        return machine(self.host, self.environment.get("agent", ""))
+
+
+def machine(host: str, agent: str) -> str:
+    return f"{host} ({agent})" if agent else host
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -149,15 +158,28 @@ def moment_of(store: Store, study_id: int, *, after: int, among: Collection[int]
     return store.read(work)
 
 
-def runners_at_work(store: Store) -> list[tuple[StoredRunner, int]]:
-    """Return the runners of all studies that have not ended, and how many trials each holds. Some may be dead."""
-    held = select(func.count()).where(trial.c.owner == runner.c.id, trial.c.state == "running").scalar_subquery()
-    names = ("id", "host", "boot_id", "lock_file", "command", "started", "heartbeat", "ended")
+@dataclass(frozen=True)
+class Open:
+    """A runner that has not ended, with the number of trials that it holds and where it is, in words."""
 
-    def work(connection: Connection) -> list[tuple[StoredRunner, int]]:
-        query = select(*(runner.c[name] for name in names), now(connection).label("now"), held)
-        rows = connection.execute(query.where(runner.c.ended.is_(None)).order_by(runner.c.started))
-        return [(StoredRunner(*row[:-1]), row[-1]) for row in rows]
+    runner: StoredRunner
+    held: int
+    machine: str
+
+
+def open_runners(store: Store) -> list[Open]:
+    """Return the runners of all studies that have not ended. Some may be dead."""
+    columns = [runner.c[name] for name in StoredRunner.__dataclass_fields__ if name != "now"]
+
+    def work(connection: Connection) -> list[Open]:
+        its = (attempt.c.runner == runner.c.id) & attempt.c.ended.is_(None)
+        query = select(*columns, now(connection), func.count(attempt.c.id), func.max(attempt.c.environment_json))
+        query = query.outerjoin_from(runner, attempt, its).where(runner.c.ended.is_(None))
+        found = []
+        for *values, held, facts in connection.execute(query.group_by(runner.c.id).order_by(runner.c.started)):
+            each = StoredRunner(*values)
+            found.append(Open(each, held, machine(each.host, json.loads(facts or "{}").get("agent", ""))))
+        return found
 
     return store.read(work)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from ablate.report.status import print_standing
 from ablate.run.provenance import command_line
 from ablate.store.claims import register_runner
 from ablate.store.history import history_of
-from ablate.store.tables import runner
+from ablate.store.tables import attempt, runner
 from tests.command import Call, ablate, finish, query, start
 from tests.run.test_stops import SLOW_TOY, running, wait_until
 from tests.studies import write_study
@@ -54,10 +55,18 @@ def printed(found: Standing, width: int, encoding: str = "utf-8") -> str:
     return raw.getvalue().decode(encoding)
 
 
-@pytest.mark.parametrize("alive", [True, False], ids=["alive", "dead"])
-def test_status_reads_as_its_golden_file(half_way: Filled, alive: bool) -> None:
-    found = standing(half_way.store, half_way.stored, is_alive=lambda _: alive)
-    path = GOLDEN / f"status-{'alive' if alive else 'dead'}.txt"
+HEARD = {"alive": 4.0, "silent": 40.0, "dead": 40.0}  # seconds ago
+
+
+@pytest.mark.parametrize("name", HEARD)
+def test_status_reads_as_its_golden_file(half_way: Filled, name: str) -> None:
+    changes = [update(runner).values(heartbeat=NOON - HEARD[name])]
+    if name != "alive":
+        changes.append(update(attempt).values(environment_json=json.dumps({"agent": "slurm-17_3"})))
+    for change in changes:
+        half_way.store.write(lambda connection, change=change: connection.execute(change))
+    found = standing(half_way.store, half_way.stored, is_alive=lambda _: name != "dead")
+    path = GOLDEN / f"status-{name}.txt"
     text = printed(found, 80)
     if os.environ.get("ABLATE_UPDATE_GOLDEN"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.engines.remains import end_all
 from tests.engines.slurm import NVIDIA_SMI
 
 CLONE_NEWNET = 0x40000000
@@ -34,6 +35,8 @@ def lonely_network() -> Iterator[None]:
         if libc.unshare(CLONE_NEWNET):
             pytest.skip(f"no network namespace to be had here: {os.strerror(ctypes.get_errno())}")
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        # where 127.0.0.1 is all there is, getaddrinfo takes IPv4 to be off, and Slurm's daemons find nobody
+        subprocess.run(["ip", "address", "add", "127.0.0.2/8", "dev", "lo"], check=True)
         yield
     finally:
         libc.setns(before, CLONE_NEWNET)
@@ -67,6 +70,18 @@ class Cluster:
         return str(self._cluster.address)
 
     def up(self) -> None:
+        """Start it. Ray gives a node 30 s for that, fixed in its code, and a busy machine may need longer: thrice."""
+        for _ in range(2):
+            try:
+                return self._up()
+            except Exception as error:
+                if "timed out during startup" not in str(error):
+                    raise
+                self.down()
+                end_all(self._folder)
+        return self._up()
+
+    def _up(self) -> None:
         from ray.cluster_utils import Cluster as Nodes
 
         self._cluster = Nodes()
@@ -105,6 +120,7 @@ def cluster() -> Iterator[Cluster]:
         for name, value in made.environment.items():
             patch.setenv(name, value)
         ending.callback(shutil.rmtree, folder, ignore_errors=True)
+        ending.callback(end_all, folder)
         ending.callback(made.down)
         made.up()
         yield made

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines.remains import end_all, environment_of, opened_by, remains
+
 NODES = ("n1", "n2")
 MISSING = "no Slurm here (Debian: apt-get install slurm-wlm munge)"
 PATIENCE_S = 120
@@ -114,25 +116,10 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def processes(self, node: str | None = None) -> list[int]:
-        """Return the processes of jobs, and the daemons that watch them."""
-        mine = f"SLURM_CONF={self.folder}/slurm.conf".encode()
-        nodes = [node] if node else list(NODES)
-        names = {f"SLURMD_NODENAME={each}".encode() for each in nodes}
-        logs = {f"{self.folder}/slurmd.{each}.log" for each in nodes}
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):  # it has ended meanwhile
-                    around = set((entry / "environ").read_bytes().split(b"\0"))
-                    # a slurmstepd has overwritten its environment, and is known by its log
-                    watches = (entry / "comm").read_text().startswith("slurmstepd")
-                    opened = {os.readlink(each) for each in (entry / "fd").iterdir()} if watches else set()
-                    if logs & opened:
-                        found.insert(0, int(entry.name))
-                    elif mine in around and names & around:
-                        found.append(int(entry.name))
-        return found
+    def processes(self, node: str) -> list[int]:
+        """Return the processes of a node's jobs, and before them the daemons that watch those."""
+        name, log = f"SLURMD_NODENAME={node}".encode(), f"{self.folder}/slurmd.{node}.log"
+        return [pid for pid in remains(self.folder) if name in environment_of(pid) or log in opened_by(pid)]
 
     def ask(self, *command: str) -> str:
         """Return what a command of Slurm prints; empty where it fails."""
@@ -160,9 +147,7 @@ class Cluster:
         for name in ("slurmctld", *(f"slurmd.{node}" for node in NODES), "munge"):
             with contextlib.suppress(OSError, ValueError):
                 os.kill(self._pid(name), signal.SIGKILL if name != "munge" else signal.SIGTERM)
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        end_all(self.folder)
 
     def _pid(self, name: str) -> int:
         return int((self.folder / f"{name}.pid").read_text())

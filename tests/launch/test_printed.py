@@ -68,21 +68,41 @@ def test_words_with_spaces_and_quotes_stay_words(cluster_project: Path, call: Ca
     assert made["spec"]["template"]["spec"]["containers"][0]["command"] == ["ablate", "agent", odd]
 
 
+OPTIONS = {
+    "k8s": CLUSTER,
+    "k8s-volume": [*CLUSTER, "--volume", "scratch"],
+    "without-gpus": ["--store", URL],
+    "several-gpus": ["--store", URL, "-n", "100000", "--gpus", "8", "--cpus", "64", "--max-trials", "1"],
+    "names-like-numbers": ["--store", URL, "--name", "1e3", "--secret", "0.5", "--volume", "123"],
+    "names-like-words": ["--store", URL, "--name", "true", "--secret", "null", "--volume", "on"],
+    "longest-names": ["--store", URL, "--name", "n" * 61, "--secret", "s" * 253, "--volume", "a.b-c"],
+}
+
+
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("options", [(), ("--volume", "scratch")], ids=["alone", "volume"])
-def test_the_manifest_is_one_of_kubernetes(
-    cluster_project: Path, call: Call, options: tuple[str, ...], version: str
-) -> None:
-    done = call(*K8S, "mine.yaml", *options, cwd=cluster_project)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_manifest_is_one_of_kubernetes(cluster_project: Path, call: Call, name: str, version: str) -> None:
+    given = OPTIONS[name]
+    done = call("agents", "print", "k8s", *given, "--image", IMAGE, "mine.yaml", cwd=cluster_project)
     assert done.returncode == 0, done.stderr
-    kubernetes_validate.validate(read(done.stdout), version, strict=True)
-    looked_at(done.stdout, f"k8s{'-volume' if options else ''}.yaml", cluster_project)
-
-
-def test_a_manifest_without_gpus_asks_for_none(cluster_project: Path, call: Call) -> None:
-    done = call("agents", "print", "k8s", "--store", URL, "--image", IMAGE, cwd=cluster_project)
-    assert "nvidia" not in done.stdout
-    kubernetes_validate.validate(read(done.stdout), VERSIONS[-1], strict=True)
+    made = read(done.stdout)
+    kubernetes_validate.validate(made, version, strict=True)
+    pod = made["spec"]["template"]["spec"]
+    asked = dict(zip(given[::2], given[1::2], strict=True))
+    container, *none = pod["containers"]
+    assert none == []
+    assert made["metadata"]["name"] == asked.get("--name", "ablate")
+    assert made["spec"]["completions"] == made["spec"]["parallelism"] == int(asked.get("-n", "1"))
+    cpus = int(asked.get("--cpus", "1"))
+    gpus = {"nvidia.com/gpu": int(asked["--gpus"])} if "--gpus" in asked else {}
+    assert container["resources"] == {"requests": {"cpu": cpus}, "limits": {"cpu": cpus, **gpus}}
+    password = next(each["valueFrom"]["secretKeyRef"] for each in container["env"] if each["name"] == "PGPASSWORD")
+    assert password == {"name": asked.get("--secret", "ablate-store"), "key": "password"}
+    claims = [each["persistentVolumeClaim"]["claimName"] for each in pod["volumes"] if "persistentVolumeClaim" in each]
+    assert claims == ([asked["--volume"]] if "--volume" in asked else [])
+    assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
+    if name.startswith("k8s"):
+        looked_at(done.stdout, f"{name}.yaml", cluster_project)
 
 
 def test_the_schema_sees_what_is_wrong(cluster_project: Path, call: Call) -> None:
@@ -113,9 +133,13 @@ def test_what_can_not_be_is_refused_in_a_line(cluster_project: Path, call: Call,
     assert "canary" not in done.stderr
 
 
-def test_an_unknown_name_of_kubernetes_is_refused(cluster_project: Path, call: Call) -> None:
-    done = call(*K8S, "--name", "My Job", cwd=cluster_project)
-    assert (done.returncode, "'My Job' is no name of Kubernetes" in done.stderr) == (2, True)
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--name", "My Job"), ("--name", "a.b"), ("--name", "n" * 61), ("--secret", "-x"), ("--volume", "")],
+)
+def test_what_is_no_name_of_kubernetes_is_refused(cluster_project: Path, call: Call, option: str, value: str) -> None:
+    done = call(*K8S, option, value, cwd=cluster_project)  # 16 pods: `-15` is added to the name
+    assert (done.returncode, f"error: {option}: {value!r} is no name of Kubernetes" in done.stderr) == (2, True)
 
 
 def test_without_slurm_the_script_is_still_to_be_had(

@@ -15,6 +15,7 @@
 #SBATCH -p gpu
 
 export ABLATE_STORE=postgresql+psycopg://researcher@db.example.org/ablate
+export ABLATE_AGENT=slurm-$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID
 cd /home/you/project || exit 2
 srun --kill-on-bad-exit=0 /home/you/venv/bin/python -m ablate agent mine@quick --idle-timeout 10m --max-trials 3
 status=$?
