@@ -73,7 +73,7 @@ def test_passwords_are_left_out_wherever_a_url_has_them() -> None:
 
 def test_a_fault_gives_the_trials_at_work_back_at_once(stage: Stage, place: Path) -> None:
     project = stage.copy("new", place / "project")
-    ended = stage.run(*RUN, project=project, ABLATE_FAILPOINT="add_measurements-committed:raise")
+    ended = stage.run(*RUN, project=project, ABLATE_FAILPOINT="exchange-committed:raise@2")
     assert ended.code == 70, ended.err
     assert query(project, "SELECT DISTINCT state FROM trial WHERE state = 'running'") == []
     assert ("interrupted",) in query(project, "SELECT outcome FROM attempt")
@@ -224,7 +224,7 @@ def test_a_failpoint_that_sleeps_lets_a_test_look(project: Path) -> None:
     marks = project / "marks"
     marks.mkdir()
     armed = {"ABLATE_FAILPOINT": "exchange-committed:sleep@2", "ABLATE_FAILPOINT_HIT": str(marks)}
-    process = start("run", str(write_study(project)), "-j", "2", cwd=project, **armed)
+    process = start("run", str(write_study(project)), "-j", "1", cwd=project, **armed)
     try:
         wait_until(lambda: (marks / "exchange-committed").exists())
         assert process.poll() is None
