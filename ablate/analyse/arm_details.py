@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,4 +163,5 @@ def _reused(facts: Mapping[str, str], arm_of: Mapping[str, str]) -> Reused | Non
         epochs, seconds = int(facts["reused_epochs"]), float(facts["reused_seconds"])
     except (KeyError, ValueError):  # there is nothing; or a task of somebody's calls something else so
         return None
-    return Reused(arm_of.get(facts.get("reused_from", ""), ""), epochs, seconds)
+    arm = arm_of.get(facts.get("reused_from", ""), "")
+    return Reused(arm, epochs, seconds) if math.isfinite(seconds) else None

@@ -38,7 +38,7 @@ class Shorter:
                     self._before[trial] = found
 
     def in_order(self, waiting: Sequence[int]) -> list[int]:
-        """Return waiting trials in the order in which to claim them: last those that may save epochs by it."""
+        """Return waiting trials in the order in which to claim them: last those whose shorter one is not done yet."""
         asked = set().union(*(self._before.get(each, ()) for each in waiting))
         if not asked:
             return list(waiting)

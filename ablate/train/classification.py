@@ -304,7 +304,9 @@ def signature_of(settings: Mapping[str, Any], model: nn.Module, data: ImageData,
         [name, type(part).__qualname__, sorted((key, value) for key, value in vars(part).items() if _is_plain(value))]
         for name, part in model.named_modules()
     ]
-    digest = hashlib.sha256(repr([json.dumps(found[1], sort_keys=True), data.sha256(), way, parts, model]).encode())
+    digest = hashlib.sha256(
+        repr([json.dumps(found[1], sort_keys=True, default=repr), data.sha256(), way, parts, model]).encode()
+    )
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

@@ -11,7 +11,8 @@ import pytest
 
 from ablate.plan.trials import open_plan
 from ablate.run.shorter import Shorter
-from ablate.store.facts import find_study, trials_of
+from ablate.store import claims
+from ablate.store.facts import find_study, record_plan, trials_of
 from ablate.store.store import open_store
 from tests.command import Call, ablate, query, results
 from tests.studies import TOY_STUDY, write_study
@@ -126,6 +127,33 @@ def nothing_is_taken_from_what_was_trained_otherwise(project: Path) -> None:
     for end in project.glob("runs/trials/*/1/end"):
         shutil.rmtree(end)
     assert found(code) == 0, "cleared away"
+
+
+def test_what_would_profit_from_a_trial_that_is_not_done_is_claimed_last(project: Path) -> None:
+    plan = open_plan(write_study(project, STUDY.replace("seeds: 1", "seeds: 2"), task=TASK))
+    store = open_store(project / "runs" / "ablate.db", create=True)
+    study = record_plan(store, plan)
+    names = {each.trial: (each.arm, each.seed) for each in trials_of(store, study)}
+    assert list(names.values()) == [(arm, seed) for seed in (1, 2) for arm in ("baseline", "short", "wide")]
+    shorter = Shorter(store, plan, study, code="")
+
+    def order() -> list[tuple[str, int]]:
+        return [names[each] for each in shorter.in_order(claims.waiting_trials(store, study))]
+
+    def ended(state: str) -> None:
+        _, claimed = claims.exchange(store, (), claims.Wanted("me", [("cpu0", {})], [short]))
+        assert order()[-2:] == [("baseline", 1), ("baseline", 2)], "while it is at work"
+        claims.finish(store, claimed[0], claims.Ending("ok", state), {"val_acc": 1.0})
+
+    facts = {"host": "h", "boot_id": "b", "lock_file": "", "command": ""}
+    claims.register_runner(store, runner_id="me", study_id=study, facts=facts)
+    last = [("baseline", 1), ("baseline", 2)]
+    assert order() == [("short", 1), ("wide", 1), ("short", 2), ("wide", 2), *last]
+    short = next(each for each, name in names.items() if name == ("short", 1))
+    ended("waiting")
+    assert order() == [("short", 1), ("wide", 1), ("short", 2), ("wide", 2), *last], "it is to be tried again"
+    ended("done")
+    assert order() == [("baseline", 1), ("wide", 1), ("short", 2), ("wide", 2), ("baseline", 2)]
 
 
 @pytest.mark.parametrize(
