@@ -104,6 +104,7 @@ class Project:
 
 
 Taken = tuple[float, float]  # seconds by the wall clock, and of CPU
+Found = dict[str, list[Taken]]
 
 
 def in_project(measure: Callable[[Project], Any]) -> Any:
@@ -203,11 +204,30 @@ def peer(python: str, name: str, number: int, workers: int = 2) -> Taken | None:
     return None
 
 
-def started(words: list[str], folder: Path) -> float:
+# --- starts
+
+
+def started(words: list[str], folder: Path) -> Taken:
     """Return the seconds of a command that is started, does its work and ends."""
-    began = time.perf_counter()
+    began, before = time.perf_counter(), os.times()
     subprocess.run(words, cwd=folder, capture_output=True, check=True)
-    return time.perf_counter() - began
+    wall, after = time.perf_counter() - began, os.times()
+    return wall, after.children_user - before.children_user + after.children_system - before.children_system
+
+
+def starts(rounds: int) -> Found:
+    """Return what commands take on a study that has been run, beside what no command can go below."""
+    with tempfile.TemporaryDirectory(prefix="ablate-bench-") as made:
+        project = Project(Path(made))
+        for level in (1, 2):
+            project.run("run", "noop.yaml", "--no-mirror", "--set", "seeds=3", "--set", f"rows={level}")
+        floors = ("pass", "import click", "from pydantic import BaseModel", "import sqlalchemy", "import torch")
+        commands = {f"`python -c '{code}'`": [sys.executable, "-c", code] for code in floors}
+        asked = ("--help", "plan noop.yaml", "status", "report", "watch", "logs", "show one", "compare noop:1 noop:2")
+        commands |= {f"`ablate {words}`": [*ABLATE, *words.split()] for words in asked}
+        return rounds_of(
+            {name: lambda words=words: started(words, project.folder) for name, words in commands.items()}, rounds
+        )
 
 
 # --- memory
@@ -256,9 +276,6 @@ def _pss(pid: int) -> float:
 # --- tables
 
 
-Found = dict[str, list[Taken]]
-
-
 def rounds_of(measures: dict[str, Callable[[], Taken | float | None]], rounds: int) -> Found:
     """Take every measure once in each round, in turn; what gives none is left out."""
     found: Found = {name: [] for name in measures}
@@ -298,6 +315,12 @@ def machine() -> str:
     )
 
 
+def print_starts(rounds: int) -> None:
+    print("\n## The start of a command\n")
+    print(*table(starts(rounds), of="ms", unit=1e3, than="`python -c 'pass'`"), sep="\n")
+    print("\nGoals, over the interpreter's own start: 60 ms for `--help`, 150 ms for the others.")
+
+
 def main() -> None:
     """Measure, and print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -306,7 +329,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000, help="warm trials in each run")
     parser.add_argument("--forked", type=int, default=120, help="trials of a process each in each run")
     parser.add_argument("--late", type=int, default=100_000, help="trials of the large study")
+    parser.add_argument("--starts", action="store_true", help="only the starts of commands, in so many rounds")
     given = parser.parse_args()
+    if given.starts:
+        print(f"`python -m benchmarks.overhead --starts --rounds {given.rounds}`, {machine()}")
+        print_starts(given.rounds)
+        return
     rounds, peers, many = given.rounds, given.peers, given.trials
 
     def of_ablate(isolation: str, slots: int, trials: int) -> Callable[[], Taken]:
@@ -355,20 +383,7 @@ def main() -> None:
     durable = rounds_of({"until it is durable": lambda: in_project(durable_after)}, min(rounds, 3))
     print(f"\nIn the store after at most {max(durable['until it is durable'])[0]:.2f} s (goal: 1 s).")
 
-    print("\n## The start of a command\n")
-    with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder:
-        project = Project(Path(folder))
-        project.run("run", "noop.yaml", "--no-mirror")
-        commands = {"`python -c pass`": [sys.executable, "-c", "pass"]}
-        for words in (["--help"], ["plan", "noop.yaml"], ["status"], ["report"]):
-            commands[f"`ablate {' '.join(words)}`"] = [*ABLATE, *words]
-        starts = rounds_of(
-            {name: lambda words=words: started(words, project.folder) for name, words in commands.items()},
-            2 * rounds + 1,
-        )
-    print(*table(starts, of="ms", unit=1e3, than="`python -c pass`"), sep="\n")
-    print("\nGoals, over the interpreter's own start: 60 ms for `--help`, 150 ms for the others.")
-
+    print_starts(2 * rounds + 1)
     print("\n## Memory\n\nMiB (PSS: what processes share is shared out) while workers that have imported torch wait.\n")
     print("| slots | runner | server | a worker | in all |\n|--:|--:|--:|--:|--:|")
     for slots in (1, 4, 8):

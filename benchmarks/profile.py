@@ -91,7 +91,7 @@ def run(folder: Path, only: list[str]) -> tuple[float, float]:
     )
     (folder / "basenet.yaml").write_text(text)
     words = ["run", "basenet.yaml", "--profile", "quick", "--jobs", "1", "--store", str(folder / "ablate.db")]
-    words += [word for arm in only for word in ("--only", arm)]
+    words += ["--only", ",".join(only)] if only else []
     path = os.pathsep.join([str(ROOT), str(ROOT / "studies")])
     began = time.time()
     subprocess.run(

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 import ablate
+from ablate.store.tables import attempt
+from tests.truth import fill, truth_study
 
 PACKAGE = Path(ablate.__file__).parent
 ORDER = [
@@ -184,7 +187,45 @@ def test_the_package_itself_loads_nothing(tmp_path: Path) -> None:
     assert not loaded & {"torch", "pandas", "optuna", "sqlalchemy", "rich.console"}
 
 
-def test_plan_loads_neither_torch_nor_pandas_nor_optuna(tmp_path: Path) -> None:
+# no command that looks at results draws, tunes or trains, and what a store has of a study is no YAML
+NEEDLESS = {"torch", "pandas", "optuna", "matplotlib", "jinja2", "ruamel.yaml"}
+
+
+def test_plan_loads_only_what_it_shows(tmp_path: Path) -> None:
     study = PACKAGE.parent / "studies" / "basenet.yaml"
     loaded = modules_after(call(["plan", str(study), "--profile", "quick"]), tmp_path)
-    assert not loaded & {"torch", "pandas", "optuna"}
+    assert loaded & NEEDLESS == {"ruamel.yaml"}
+    assert "sqlalchemy" not in loaded, "there is no store"
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the results of the truth study, and what one of its attempts printed."""
+    project = tmp_path_factory.mktemp("project")
+    (project / ".git").mkdir()
+    (project / "runs").mkdir()
+    store = fill(project / "runs", truth_study()).store
+    last = store.read(lambda connection: connection.execute(select(attempt.c.folder)).scalars().all())[-1]
+    store.path_of(last).mkdir(parents=True)
+    (store.path_of(last) / "stdout.log").write_text("epoch 1\n")
+    store.close()
+    return project
+
+
+@pytest.mark.parametrize(
+    ("words", "computes"),
+    [
+        (["status"], False),
+        (["watch"], False),
+        (["logs"], False),
+        (["show", "batchnorm"], True),
+        (["report"], True),
+        (["report", "--markdown"], True),
+    ],
+    ids=str,
+)
+def test_commands_load_only_what_they_show(filled: Path, words: list[str], computes: bool) -> None:
+    loaded = modules_after(call(words), filled)
+    assert "sqlalchemy.dialects.sqlite" in loaded, "it has read the store"
+    needless = NEEDLESS | {"sqlalchemy.dialects.postgresql"} | (set() if computes else {"numpy", "scipy"})
+    assert loaded & needless == set()

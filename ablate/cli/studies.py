@@ -150,14 +150,14 @@ def _time_arms(made: Plan, data_dir: Path | None) -> dict[str, float]:
 
 def _spread(store: Store | None, made: Plan) -> Spread | None:
     """Return the spread of differences in what was run of this study so far: a pilot, an earlier version, itself."""
+    if store is None:
+        return None
     from statistics import median
 
     from ablate.analyse.analysis import analyse
     from ablate.report.plan import Spread
     from ablate.store.facts import find_study
 
-    if store is None:
-        return None
     try:
         sds = analyse(store, find_study(store, made.study.title)).spreads()
     except StoreError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +118,9 @@ def _missing(plan: Plan, existing: Store | None, old_code: Callable[[int], OldCo
     stale = [name for name, known in origins.items() if known.code_sha256 != code]
     if not fresh:
         fresh = bool(stale) and _chosen(old_code(len(stale)), len(stale), plan) == "fresh"
-    again = [name for name, known in origins.items() if known.code_sha256 != code or _is_of_other_versions(known)]
+    again = _trained_by_others(origins, code) if fresh else ()
     unsettled = any(states.get(name) not in ("done", "failed") for name in prints)
-    return _Missing(plan, code, unsettled or (fresh and bool(again)), tuple(again) if fresh else ())
+    return _Missing(plan, code, unsettled or bool(again), again)
 
 
 def _recorded(
@@ -140,9 +140,15 @@ def _recorded(
 _VERSIONS = ("python", "torch", "torchvision")
 
 
-def _is_of_other_versions(origin: Origin) -> bool:
+def _trained_by_others(origins: Mapping[str, Origin], code: str) -> tuple[str, ...]:
+    """Return the trials that other code or other versions than today's trained."""
     here = machine_facts()
-    return any(origin.environment.get(name, here.get(name)) != here.get(name) for name in _VERSIONS)
+
+    def is_ours(known: Origin) -> bool:
+        same = all(known.environment.get(name, here.get(name)) == here.get(name) for name in _VERSIONS)
+        return same and known.code_sha256 == code
+
+    return tuple(name for name, known in origins.items() if not is_ours(known))
 
 
 def _chosen(choice: OldCode, count: int, plan: Plan) -> OldCode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,9 @@ def runs_folder(named: str | None) -> Path | None:
 
 def existing_store(named: str | None, *, read_only: bool = True) -> Store | None:
     """Open the store, or return None where there is none yet."""
+    location = store_location(named)
+    if "://" not in location and not os.path.exists(location):
+        return None  # and SQLAlchemy, the half of a command's start, need not be loaded to say so
     from ablate.store.store import NoStoreYet
 
     try:
