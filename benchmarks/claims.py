@@ -1,6 +1,6 @@
 """Claims per second: how many runners one store can bear, and what a long queue costs each of them.
 
-    python -m benchmarks.claims [--seconds 5] [--trials 10000] [--queues 1000 10000 100000]
+    python -m benchmarks.claims [--seconds 5] [--trials 10000] [--runners 1 8 32] [--queues 1000 10000 100000]
 
 Runners are processes that claim a trial and finish it, without training anything, as fast as the store lets them;
 each asks as a real one does: for a trial of its list of those that wait, in one transaction with the end of the one
@@ -33,7 +33,6 @@ from ablate.store.store import Store, open_store
 from ablate.study.document import Document
 from ablate.study.schema import Study, from_document
 
-RUNNERS = (1, 8, 32)
 TIMES = 25  # that a call is measured; the fastest is told, for machines are shared
 
 
@@ -230,6 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--runners", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--queues", type=int, nargs="*", default=[1_000, 10_000, 100_000])
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -238,13 +238,14 @@ def main() -> None:
         work(location, int(study_id), folder, given.seconds)
         return
     figures, queues = [], []
-    with tempfile.TemporaryDirectory() as name, places(Path(name), len(RUNNERS) + len(given.queues)) as stores:
+    with tempfile.TemporaryDirectory() as name, places(Path(name), len(given.runners + given.queues)) as stores:
         for kind, locations in stores:
-            for runners, location in zip(RUNNERS, locations[: len(RUNNERS)], strict=True):
+            rest = iter(locations)
+            for runners, location in zip(given.runners, rest, strict=False):
                 size = {"runners": runners, "trials": given.trials, "seconds": given.seconds}
                 figures.append(measure(kind, location, Path(name), **size))
                 print(figures[-1], flush=True)
-            for waiting, location in zip(given.queues, locations[len(RUNNERS) :], strict=True):
+            for waiting, location in zip(given.queues, rest, strict=True):
                 queues.append(measure_queue(kind, location, Path(name), waiting=waiting))
                 print(queues[-1], flush=True)
     assert not any(each.twice for each in figures), "a trial was claimed twice"

@@ -45,6 +45,7 @@ class Waiting:
         self._runner = runner
         self._code = code
         self._trials: deque[int] = deque()
+        self._arms: Sequence[str] | None = None  # that they are of
         self.shorter = Shorter(store, plan, study_id, code=code)
         self._next_lengths = 0.0
         self._lengths: dict[str, float] = {}  # of a trial of each arm, in seconds, as far as that is known
@@ -97,9 +98,10 @@ class Waiting:
         return [each for each in arms if allocation.has_room(self._lengths.get(each, unknown) + self._options.grace_s)]
 
     def _wanted(self, slots: Sequence[Slot]) -> Wanted | None:
-        if not self._trials or self._options.allocation is not None:  # whose time runs out for more and more arms
-            found = claims.waiting_trials(self._store, self._study_id, arms=self.arms_in_time())
-            self._trials = deque(found)
+        arms = self.arms_in_time()
+        if not self._trials or arms != self._arms:  # the time of an allocation runs out for more and more arms
+            self._trials = deque(claims.waiting_trials(self._store, self._study_id, arms=arms))
+            self._arms = arms
         if not self._trials:
             return None
         among = self.shorter.in_order(list(itertools.islice(self._trials, len(slots) + claims.CHUNK)))

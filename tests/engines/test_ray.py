@@ -57,7 +57,7 @@ def run(*words: str, cwd: Path, **environment: str) -> str:
 
 
 def test_a_node_is_gone_and_nothing_is_lost(site: tuple[Cluster, Server], project: Path, url: str) -> None:
-    path = studies.write(project, seeds=12, epochs=12, pause=1.0)
+    path = studies.write(project, seeds=6, epochs=12, pause=3.0)
     run("run", str(path), "--queue", cwd=project)
     where = ["--address", site[0].address]
     # the program that starts them has ended before they begin
@@ -71,7 +71,7 @@ def test_a_node_is_gone_and_nothing_is_lost(site: tuple[Cluster, Server], projec
     site[0].add("r4")  # a place for the agent that Ray makes anew
     wait(site, lambda: "GPU-r4-0" in told.running(), "work on the new node")
     studies.hurry(project)
-    wait(site, lambda: told.states() == {"done": 36}, "end of the study")
+    wait(site, lambda: told.states() == {"done": 18}, "end of the study")
     told.check(path)
     assert any(row.resumed_from for row in told.attempts())
     for row in told.attempts():
@@ -197,7 +197,7 @@ def test_local_slurm_and_ray_work_on_one_study_at_once(
     site: tuple[Cluster, Server], project: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And one more is added while they do. Whoever looks is shown all of them, by host and engine."""
-    path = studies.write(project, seeds=8, epochs=40, pause=1.0)
+    path = studies.write(project, seeds=4, epochs=20, pause=4.0)
     run("run", str(path), "--queue", cwd=project)
     told = Told(url, project / "runs")
     host = socket.gethostname()
@@ -226,7 +226,7 @@ def test_local_slurm_and_ray_work_on_one_study_at_once(
         studies.hurry(project)
         said = finish(local, timeout=300)
         assert local.returncode == 0, said
-        assert "24 of 24 trials done" in terminal.end(seconds=300)
+        assert "12 of 12 trials done" in terminal.end(seconds=300)
         told.check(path)
         by = Counter(json.loads(row.environment_json).get("agent", "") for row in told.attempts())
         assert set(by) == {"", f"{by_slurm}_1", f"{more}_1", f"{by_ray}-1"}

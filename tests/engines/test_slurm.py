@@ -157,7 +157,7 @@ def test_nodes_die_jobs_are_preempted_and_warned_and_nothing_is_lost(login: Clus
 
 def test_agents_are_cancelled_and_others_go_on(login: Cluster, project: Path, url: str) -> None:
     """Local, Slurm, and a run: on one study at once, and followed from a terminal."""
-    path = studies.write(project, seeds=4, epochs=60, pause=1.0)
+    path = studies.write(project, seeds=4, epochs=15, pause=4.0)
     run("run", str(path), "--queue", cwd=project)
     name = started("toy", "-n", "2", "--gpus", "1", cwd=project)
     told = Told(url, project / "runs")

@@ -47,6 +47,18 @@ def steal(context):
             lost = claims.Ending("lost", "waiting")
             assert claims.take_back(store, held, lost)
 
+def wait_until_heard(context, epoch):
+    # what was recorded is in the store while the trial runs: a busy machine would see its end first
+    import sqlite3
+    query = "SELECT 1 FROM measurement m JOIN attempt a ON (a.trial, a.claim) = (m.trial, m.claim)"
+    query += " WHERE m.epoch = ? AND a.folder = ?"
+    folder = "/".join(pathlib.Path(context.folder).parts[-3:])
+    connection = sqlite3.connect(f"file:{HERE / 'runs' / 'ablate.db'}?mode=ro", uri=True, timeout=60)
+    while not connection.execute(query, (epoch, folder)).fetchone():
+        context.raise_if_stopped()
+        time.sleep(0.02)
+    connection.close()
+
 def prepare():
     import torch
     from ablate.train.images import Images
@@ -81,6 +93,8 @@ def train(settings, context):
         context.raise_if_stopped()
         total += draw(settings["level"], context.seed, epoch)
         context.record(epoch=epoch, epochs=3, acc=total / epoch)
+        if os.environ.get("TOY") == "heard":
+            wait_until_heard(context, epoch)
         context.checkpoint({"epoch": epoch, "sum": total})
     context.artifact("note.txt", b"kept")
     context.scores([1, 2], [total, total])
@@ -117,6 +131,7 @@ class Scene:
 
 
 SCENES = {  # by the beginning of a failpoint's name
+    "add_measurements": Scene(environment={"TOY": "heard"}),
     "aside": Scene("stray"),
     "crash": Scene(also="record_plan-uncommitted:raise"),
     "events": Scene(environment={"TOY": "pictured"}),
@@ -246,7 +261,7 @@ def _changed(stage: Stage, project: Path) -> None:
 
 def _orphaned(stage: Stage, project: Path) -> None:
     stage.copy("new", project)
-    killed = stage.run(*RUN, project=project, ABLATE_FAILPOINT="add_measurements-committed:kill")
+    killed = stage.run(*RUN, project=project, TOY="heard", ABLATE_FAILPOINT="add_measurements-committed:kill")
     assert killed.code == -9, killed.err
 
 

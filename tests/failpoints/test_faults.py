@@ -73,7 +73,7 @@ def test_passwords_are_left_out_wherever_a_url_has_them() -> None:
 
 def test_a_fault_gives_the_trials_at_work_back_at_once(stage: Stage, place: Path) -> None:
     project = stage.copy("new", place / "project")
-    ended = stage.run(*RUN, project=project, ABLATE_FAILPOINT="exchange-committed:raise@2")
+    ended = stage.run(*RUN, project=project, TOY="heard", ABLATE_FAILPOINT="add_measurements-committed:raise")
     assert ended.code == 70, ended.err
     assert query(project, "SELECT DISTINCT state FROM trial WHERE state = 'running'") == []
     assert ("interrupted",) in query(project, "SELECT outcome FROM attempt")
