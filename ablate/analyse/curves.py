@@ -41,7 +41,7 @@ def study_curves(store: Store, stored: StoredStudy, analysis: Analysis | None = 
         results = {(arm.name, arm.role): arm.trials for arm in analysis.arms}
         metrics = [metric.name for metric in analysis.metrics]
     points: dict[tuple[str, str], dict[int, float]] = {}
-    for row in measurements_of(store, stored.id, final=False):
+    for row in measurements_of(store, stored.id):
         points.setdefault((row.fingerprint, row.metric), {})[row.epoch] = read_number(row.value, row.kind)
     return tuple(
         Curve(arm, role, trial.seed, metric, tuple(found), tuple(found.values()))

@@ -9,7 +9,7 @@ from functools import lru_cache
 from ablate.analyse.findings import TrialResult
 from ablate.plan.outcomes import Status, status_of
 from ablate.plan.trials import UNTOLD, Plan, Replicate, make_plan
-from ablate.store.facts import IMPORTED, Finals, StoredStudy, StoredTrial, results_of, stored_study, versions_of
+from ablate.store.facts import IMPORTED, StoredStudy, StoredTrial, read_metrics, stored_study, trials_of, versions_of
 from ablate.store.store import Store
 from ablate.study.schema import Role
 
@@ -24,17 +24,14 @@ def read_results(store: Store, stored: StoredStudy) -> tuple[Plan, Results]:
 
     A trial that was never asked for is ``waiting``.
     """
-    trials, finals = results_of(store, stored.id)  # read at once: a trial may end at any moment
-    return results_from(store, stored, trials, finals)
+    return results_from(store, stored, trials_of(store, stored.id))
 
 
-def results_from(
-    store: Store, stored: StoredStudy, trials: Sequence[StoredTrial], finals: Finals
-) -> tuple[Plan, Results]:
+def results_from(store: Store, stored: StoredStudy, trials: Sequence[StoredTrial]) -> tuple[Plan, Results]:
     """Order what was read from the store as ``read_results`` gives it."""
     study = stored_study(stored)
     primary = study.primary
-    found = [_result(trial, finals.get(trial.trial, {}), primary) for trial in trials]
+    found = [_result(trial, primary) for trial in trials]
     told = {result.fingerprint: result.told(primary) for result in found} if study.grows else UNTOLD
     plan = make_plan(study, told, [version.plan for version in versions_of(store, stored.name, stored.profile)])
     results: dict[tuple[str, Role], list[TrialResult]] = {(arm.name, "main"): [] for arm in plan.arms}
@@ -64,7 +61,7 @@ def failed_results(trials: Iterable[StoredTrial], primary: str) -> Results:
     results: dict[tuple[str, Role], tuple[TrialResult, ...]] = {}
     for trial in trials:
         key = (trial.arm, trial.role)
-        results[key] = (*results.get(key, ()), _result(trial, {}, primary))
+        results[key] = (*results.get(key, ()), _result(trial, primary))
     return results
 
 
@@ -78,7 +75,8 @@ def _unchosen(arm: str, seed: int, *, failed: bool) -> TrialResult:
     return TrialResult(seed, f"{UNCHOSEN}{arm}:{seed}", "failed" if failed else "waiting", _HOPE[failed], reason=reason)
 
 
-def _result(row: StoredTrial, values: Mapping[str, float], primary: str) -> TrialResult:
+def _result(row: StoredTrial, primary: str) -> TrialResult:
+    values = read_metrics(row.metrics_json)
     status, reason = _status(row, values, primary)
     return TrialResult(
         seed=row.seed,
