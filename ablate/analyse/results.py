@@ -9,7 +9,7 @@ from functools import lru_cache
 from ablate.analyse.findings import TrialResult
 from ablate.plan.outcomes import Status, status_of
 from ablate.plan.trials import UNTOLD, Plan, Replicate, make_plan
-from ablate.store.facts import IMPORTED, StoredStudy, StoredTrial, read_metrics, stored_study, trials_of, versions_of
+from ablate.store.facts import IMPORTED, StoredStudy, StoredTrial, read_all_metrics, stored_study, trials_of, versions_of
 from ablate.store.store import Store
 from ablate.study.schema import Role
 
@@ -31,7 +31,8 @@ def results_from(store: Store, stored: StoredStudy, trials: Sequence[StoredTrial
     """Order what was read from the store as ``read_results`` gives it."""
     study = stored_study(stored)
     primary = study.primary
-    found = [_result(trial, primary) for trial in trials]
+    numbers = read_all_metrics([trial.metrics_json for trial in trials])
+    found = [_result(trial, values, primary) for trial, values in zip(trials, numbers, strict=True)]
     told = {result.fingerprint: result.told(primary) for result in found} if study.grows else UNTOLD
     plan = make_plan(study, told, [version.plan for version in versions_of(store, stored.name, stored.profile)])
     results: dict[tuple[str, Role], list[TrialResult]] = {(arm.name, "main"): [] for arm in plan.arms}
@@ -61,7 +62,7 @@ def failed_results(trials: Iterable[StoredTrial], primary: str) -> Results:
     results: dict[tuple[str, Role], tuple[TrialResult, ...]] = {}
     for trial in trials:
         key = (trial.arm, trial.role)
-        results[key] = (*results.get(key, ()), _result(trial, primary))
+        results[key] = (*results.get(key, ()), _result(trial, {}, primary))
     return results
 
 
@@ -75,8 +76,7 @@ def _unchosen(arm: str, seed: int, *, failed: bool) -> TrialResult:
     return TrialResult(seed, f"{UNCHOSEN}{arm}:{seed}", "failed" if failed else "waiting", _HOPE[failed], reason=reason)
 
 
-def _result(row: StoredTrial, primary: str) -> TrialResult:
-    values = read_metrics(row.metrics_json)
+def _result(row: StoredTrial, values: Mapping[str, float], primary: str) -> TrialResult:
     status, reason = _status(row, values, primary)
     return TrialResult(
         seed=row.seed,

@@ -471,9 +471,15 @@ def stored_metrics(metrics: Mapping[str, float]) -> str:
 
 def read_metrics(text: str | None) -> dict[str, float]:
     """Return the numbers that ``stored_metrics`` kept."""
-    found: dict[str, float] = json.loads(text) if text else {}
-    if text and '": "' in text:  # few have one that is not finite
-        return {name: float(value) for name, value in found.items()}
+    return read_all_metrics([text])[0]
+
+
+def read_all_metrics(texts: Sequence[str | None]) -> list[dict[str, float]]:
+    """Return those of many: as one text, they are read in half the time."""
+    joined = ",".join([text or "{}" for text in texts])
+    found: list[dict[str, float]] = json.loads(f"[{joined}]")
+    if '": "' in joined:  # few are not finite
+        return [{name: float(value) for name, value in each.items()} for each in found]
     return found
 
 

@@ -26,7 +26,7 @@ from ablate.report.plan import print_plan
 from ablate.report.text import one_line, visible
 from ablate.run.progress import Progress
 from ablate.store.claims import attempt_folder, register_runner
-from ablate.store.facts import find_study, record_plan, trials_of
+from ablate.store.facts import find_study, record_plan, stored_metrics, trials_of
 from ablate.store.store import open_store
 from ablate.store.tables import attempt, study, trial
 from ablate.study.schema import Study

@@ -16,7 +16,7 @@ from sqlalchemy import make_url, text
 from ablate.errors import StoreError
 from ablate.store import claims
 from ablate.store.claims import Claim, Ending, KeptScores
-from ablate.store.facts import find_study, measurements_of, record_plan, trials_of
+from ablate.store.facts import find_study, measurements_of, read_metrics, record_plan, trials_of
 from ablate.store.history import runners_of
 from ablate.store.integrity import store_flaws
 from ablate.store.scores import pack, scores_of
