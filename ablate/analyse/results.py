@@ -9,7 +9,15 @@ from functools import lru_cache
 from ablate.analyse.findings import TrialResult
 from ablate.plan.outcomes import Status, status_of
 from ablate.plan.trials import UNTOLD, Plan, Replicate, make_plan
-from ablate.store.facts import IMPORTED, StoredStudy, StoredTrial, read_all_metrics, stored_study, trials_of, versions_of
+from ablate.store.facts import (
+    IMPORTED,
+    StoredStudy,
+    StoredTrial,
+    read_all_metrics,
+    stored_study,
+    trials_of,
+    versions_of,
+)
 from ablate.store.store import Store
 from ablate.study.schema import Role
 

@@ -28,7 +28,8 @@ def now(connection: Connection) -> ColumnElement[float]:
 def in_json(connection: Connection, text: ColumnElement[str], key: str) -> ColumnElement[Any]:
     """Return the number or text that a JSON object, kept as text, has under a key; NULL where it has none."""
     if is_postgresql(connection):
-        return cast(text, postgresql.JSON)[key].astext
+        found: ColumnElement[Any] = cast(text, postgresql.JSON)[key].astext
+        return found
     return func.json_extract(text, f'$."{key}"')
 
 
