@@ -1,6 +1,9 @@
 """Claims per second: how many runners one store can bear.
 
     python -m benchmarks.claims [--seconds 5] [--trials 10000]
+    python -m benchmarks.claims --lengths 1000 100000
+
+The second shows what one claim takes by the length of the queue, of one runner that does nothing else.
 
 Runners are processes that claim a trial and finish it, without training anything, as fast as the store lets them;
 each renews its lease as a real one does. SQLite in a file of this machine, PostgreSQL as a server of its own
@@ -24,13 +27,14 @@ from pathlib import Path
 
 from ablate.plan.trials import make_plan
 from ablate.store import claims
-from ablate.store.claims import Ending
+from ablate.store.claims import Ending, Finished, Wanted
 from ablate.store.facts import record_plan
 from ablate.store.store import open_store
 from ablate.study.document import Document
 from ablate.study.schema import Study, from_document
 
 RUNNERS = (1, 8, 32)
+CLAIMS = 100  # by one runner, to tell what one takes
 
 
 @dataclass(frozen=True)
@@ -126,14 +130,56 @@ def measure(kind: str, location: str, folder: Path, *, runners: int, trials: int
 
 
 @contextmanager
-def places(folder: Path) -> Iterator[list[tuple[str, list[str]]]]:
-    """Yield for each kind of store as many empty ones as are measured."""
+def places(folder: Path, count: int) -> Iterator[list[tuple[str, list[str]]]]:
+    """Yield so many empty stores of each kind."""
     from tests.postgres import server
 
     with server() as database:
         database.sql("ALTER SYSTEM SET fsync = on", "SELECT pg_reload_conf()")
-        files = [str(folder / f"{number}" / "ablate.db") for number in range(len(RUNNERS))]
-        yield [("SQLite", files), ("PostgreSQL", [database.new_database() for _ in RUNNERS])]
+        files = [str(folder / f"{number}" / "ablate.db") for number in range(count)]
+        yield [("SQLite", files), ("PostgreSQL", [database.new_database() for _ in range(count)])]
+
+
+@dataclass(frozen=True)
+class Length:
+    """What a queue of so many trials takes, in milliseconds: to be read once, and then each claim with a finish."""
+
+    store: str
+    trials: int
+    read: float
+    fastest: float
+    median: float
+
+
+def by_length(kind: str, location: str, folder: Path, trials: int) -> Length:
+    """Claim as a runner does, that keeps the ids of what waits: a finish and the next claim are one transaction."""
+    store = open_store(location, folder=folder, create=True)
+    study_id = record_plan(store, make_plan(queue_of(trials)))
+    facts = {"host": "h", "boot_id": "b", "lock_file": "l", "command": "bench"}
+    claims.register_runner(store, runner_id="r", study_id=study_id, facts=facts)
+    begun = time.monotonic()
+    waiting = claims.waiting_trials(store, study_id)
+    read = time.monotonic() - begun
+    took: list[float] = []
+    ended: list[Finished] = []
+    for done in range(CLAIMS):
+        begun = time.monotonic()
+        wanted = Wanted("r", [("cpu0", {})], waiting[done : done + 1 + claims.CHUNK])
+        _, (claim,) = claims.exchange(store, ended, wanted)
+        took.append(time.monotonic() - begun)
+        ended = [Finished(claim, Ending("ok", "done", seconds=0.1), {"acc": 0.5})]
+    store.close()
+    took.sort()
+    return Length(kind, trials, 1000 * read, 1000 * took[0], 1000 * took[len(took) // 2])
+
+
+def lengths_table(found: Sequence[Length]) -> str:
+    lines = ["| store | waiting trials | read once | fastest claim | median |", "|:--|--:|--:|--:|--:|"]
+    lines += [
+        f"| {each.store} | {each.trials:,} | {each.read:,.0f} ms | {each.fastest:.1f} ms | {each.median:.1f} ms |"
+        for each in found
+    ]
+    return "\n".join(lines)
 
 
 def table(figures: Sequence[Figure]) -> str:
@@ -153,14 +199,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--lengths", type=int, nargs="+", default=())
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
         location, study_id, folder = given.work
         work(location, int(study_id), folder, given.seconds)
         return
+    if given.lengths:
+        with tempfile.TemporaryDirectory() as name, places(Path(name), len(given.lengths)) as stores:
+            found = [
+                by_length(kind, location, Path(name), trials)
+                for kind, locations in stores
+                for trials, location in zip(given.lengths, locations, strict=True)
+            ]
+        print(lengths_table(found))
+        return
     figures = []
-    with tempfile.TemporaryDirectory() as name, places(Path(name)) as stores:
+    with tempfile.TemporaryDirectory() as name, places(Path(name), len(RUNNERS)) as stores:
         for kind, locations in stores:
             for runners, location in zip(RUNNERS, locations, strict=True):
                 size = {"runners": runners, "trials": given.trials, "seconds": given.seconds}

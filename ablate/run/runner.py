@@ -207,6 +207,7 @@ class Runner:
         self._at_work: dict[int, _Worker] = {}
         self._closed: list[_Closed] = []
         self._waiting: deque[int] = deque()  # trials that waited when we last asked, in plan order
+        self._arms_waiting: Sequence[str] | None = None  # the arms that they are of
         self._is_warm = execution.isolation == "warm"
         self._pace: float | None = None  # seconds of an attempt
         self._taken = 0  # trials claimed
@@ -348,9 +349,10 @@ class Runner:
         return claimed
 
     def _wanted(self, slots: Sequence[Slot]) -> Wanted | None:
-        if not self._waiting or self._options.allocation is not None:  # whose time runs out for more and more arms
-            found = claims.waiting_trials(self._store, self._study_id, arms=self._arms_in_time())
-            self._waiting = deque(found)
+        arms = self._arms_in_time()
+        if not self._waiting or arms != self._arms_waiting:  # an allocation's time runs out for more and more arms
+            self._waiting = deque(claims.waiting_trials(self._store, self._study_id, arms=arms))
+            self._arms_waiting = arms
         if not self._waiting:
             return None
         among = list(itertools.islice(self._waiting, len(slots) + claims.CHUNK))
