@@ -302,8 +302,9 @@ def earlier_results_of(store: Store, study_id: int) -> list[EarlierResult]:
 
     def work(connection: Connection) -> list[EarlierResult]:
         found: dict[tuple[str, str, int, int], EarlierResult] = {}
-        for *columns, numbers in connection.execute(_earlier_attempts(study_id)):
-            earlier = EarlierResult(*columns, metrics=read_metrics(numbers))
+        for row in connection.execute(_earlier_attempts(study_id)):
+            columns = dict(row._mapping)
+            earlier = EarlierResult(metrics=read_metrics(columns.pop("metrics_json")), **columns)
             if earlier.metrics or earlier.outcome == "diverged":
                 found.setdefault((earlier.arm, earlier.role, earlier.seed, earlier.trial), earlier)
         return list(found.values())
