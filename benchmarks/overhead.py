@@ -28,9 +28,9 @@ from typing import Any
 
 from ablate.plan.trials import open_plan
 from ablate.store.claims import attempt_folder, end_runner, register_runner
-from ablate.store.facts import record_plan
+from ablate.store.facts import record_plan, stored_metrics
 from ablate.store.store import journal_mode, open_store
-from ablate.store.tables import attempt, measurement, trial
+from ablate.store.tables import attempt, trial
 
 ABLATE = [sys.executable, "-m", "ablate"]
 PEERS = Path(__file__).with_name("peers.py")
@@ -147,11 +147,8 @@ def run_late(project: Project, *, filled: int, trials: int) -> float:
         connection.execute(values.values(state="done", claim=1, result_claim=1))
         connection.execute(attempt.insert(), [
             {"trial": row.id, "claim": 1, "runner": "r", "slot": "filled", "started": 1e9, "ended": 1e9,
-             "folder": attempt_folder(row.fingerprint, 1), "outcome": "ok", "seconds": 1.0, "environment_json": "{}"}
-            for row in rows
-        ])  # fmt: skip
-        connection.execute(measurement.insert(), [
-            {"trial": row.id, "claim": 1, "metric": "acc", "epoch": None, "value": row.seed / 7, "kind": "num"}
+             "folder": attempt_folder(row.fingerprint, 1), "outcome": "ok", "seconds": 1.0, "environment_json": "{}",
+             "metrics_json": stored_metrics({"acc": row.seed / 7})}
             for row in rows
         ])  # fmt: skip
     end_runner(store, "r")
@@ -163,7 +160,7 @@ def run_late(project: Project, *, filled: int, trials: int) -> float:
 def record_rows(project: Project) -> float:
     """Return seconds per recorded number, in the user's code."""
     project.run("run", "noop.yaml", "--no-mirror", "--only", "baseline", "--set", f"rows={ROWS}")
-    ((took,),) = project.query("SELECT value FROM measurement WHERE metric = 'took'")
+    ((took,),) = project.query("SELECT json_extract(metrics_json, '$.took') FROM attempt")
     return took / ROWS
 
 
@@ -174,7 +171,7 @@ def durable_after(project: Project) -> float:
     while process.poll() is None:
         if project.store.exists():
             try:
-                for epoch, written in project.query("SELECT epoch, value FROM measurement WHERE epoch IS NOT NULL"):
+                for epoch, written in project.query("SELECT epoch, value FROM measurement"):
                     seen.setdefault(epoch, time.time() - written)
             except sqlite3.OperationalError:  # the tables are being made
                 pass

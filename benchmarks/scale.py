@@ -26,7 +26,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from ablate.plan.trials import make_plan
 from ablate.store.claims import attempt_folder, end_runner, register_runner
-from ablate.store.facts import record_plan, stored_number
+from ablate.store.facts import record_plan, stored_metrics, stored_number
 from ablate.store.store import Store, open_store
 from ablate.store.tables import arm, attempt, measurement, replicate, trial
 from ablate.study.document import Document
@@ -93,7 +93,7 @@ def _finish(connection: Connection, study_id: int) -> None:
     connection.execute(insert(attempt), [_attempt(row) for row in rows])
     for start in range(0, len(rows), 10_000):
         connection.execute(
-            insert(measurement), [each for row in rows[start : start + 10_000] for each in _numbers(row)]
+            insert(measurement), [each for row in rows[start : start + 10_000] for each in _on_the_way(row)]
         )
 
 
@@ -111,22 +111,24 @@ def _attempt(row: Any) -> dict[str, Any]:
         "seconds": 60.0,
         "code_sha256": "c0de",
         "environment_json": json.dumps(ENVIRONMENT),
+        "metrics_json": stored_metrics(_at_end(row)),
     }
 
 
-def _numbers(row: Any) -> Iterator[dict[str, Any]]:
-    chance = random.Random(row.id)
-    value = 60 + 5 * (row.position / 1000) + chance.gauss(0, 1)
-    of_epoch = {"val_acc": value, "train_loss": 1 - value / 100}
-    at_end = {
-        **of_epoch,
-        "test_acc": value - 1,
-        "parameters": 1e6 + row.position,
-        "flops": 35e6,
-        "images_per_s": 5200.0,
-    }
-    for epoch in (*EPOCHS, None):
-        for metric, number in (at_end if epoch is None else of_epoch).items():
+def _value(row: Any) -> float:
+    return 60 + 5 * (row.position / 1000) + random.Random(row.id).gauss(0, 1)
+
+
+def _at_end(row: Any) -> dict[str, float]:
+    value = _value(row)
+    beside = {"parameters": 1e6 + row.position, "flops": 35e6, "images_per_s": 5200.0}
+    return {"val_acc": value, "train_loss": 1 - value / 100, "test_acc": value - 1, **beside}
+
+
+def _on_the_way(row: Any) -> Iterator[dict[str, Any]]:
+    value = _value(row)
+    for epoch in EPOCHS:
+        for metric, number in (("val_acc", value), ("train_loss", 1 - value / 100)):
             yield {"trial": row.id, "claim": 1, "metric": metric, "epoch": epoch, **stored_number(number)}
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.numbers import NUMBERS
+
 ABLATE = [sys.executable, "-m", "ablate"]
 
 
@@ -65,8 +67,9 @@ def results(project: Path) -> list[tuple[Any, ...]]:
     """Return every number of every finished trial that must not depend on how it was run."""
     return query(
         project,
-        """SELECT t.fingerprint, m.metric, m.epoch, m.value, m.kind FROM trial t
-           JOIN measurement m ON m.trial = t.id AND m.claim = t.result_claim
+        NUMBERS
+        + """SELECT t.fingerprint, m.metric, m.epoch, m.value, m.kind FROM trial t
+           JOIN number m ON m.trial = t.id AND m.claim = t.result_claim
            WHERE t.state = 'done' AND m.metric NOT IN
            ('train_seconds', 'images_per_s', 'peak_memory_mb', 'peak_memory_mib')
            ORDER BY 1, 2, 3""",

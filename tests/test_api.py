@@ -31,6 +31,7 @@ from ablate.study.keywords import Declaration
 from ablate.study.schema import Study
 from tests.command import ablate as command
 from tests.command import query, results
+from tests.numbers import NUMBERS
 from tests.run.test_stops import recorded, wait_until
 from tests.studies import TOY, TOY_STUDY, write_study
 from tests.study.test_study_fuzz import LEAST, designs_like, json_values, sections, steps_like
@@ -333,12 +334,12 @@ def test_what_no_worker_could_import_is_refused(toy: types.ModuleType) -> None:
 
 # --- running ---------------------------------------------------------------------------------------------------------
 
-ROWS = """
+ROWS = f"""{NUMBERS}
     SELECT s.name, s.profile, s.version, s.spec_json, p.plan_json, a.position, a.name, a.title, a.parent,
            a.settings_json, r.role, r.seed, r.position, t.fingerprint, t.task, t.execution_json, t.resources_json,
            t.source, t.state, t.claim, t.result_claim, e.outcome, e.code_sha256, m.metric, m.epoch, m.value
     FROM study s JOIN plan p ON p.study = s.id JOIN arm a ON a.study = s.id JOIN replicate r ON r.arm = a.id
-    JOIN trial t ON t.id = r.trial JOIN attempt e ON e.trial = t.id JOIN measurement m ON m.trial = t.id
+    JOIN trial t ON t.id = r.trial JOIN attempt e ON e.trial = t.id JOIN number m ON m.trial = t.id
     ORDER BY r.position, m.epoch
 """
 

@@ -141,7 +141,8 @@ def arm_result(
     cells = {name: cell(trials, name, metric) for name, metric in study.metrics.items()}
     with_result = [trial for trial in trials if trial.has_result]
     seconds = [trial.whole_s for trial in with_result if trial.whole_s is not None]
-    facts = {name: _mean(trials, name) for name in FACTS}
+    finished = [trial.values for trial in trials if trial.status == "finished"]
+    facts = {name: _mean(finished, name) for name in FACTS}
     published = study.reference.values if study.reference else {}
     examples, top = _right_or_wrong(scores)
     return ArmResult(
@@ -173,9 +174,8 @@ def _energy(trials: Sequence[TrialResult]) -> float | None:
         return None
 
 
-def _mean(trials: Sequence[TrialResult], fact: str) -> float | None:
-    values = [trial.values[fact] for trial in trials if trial.status == "finished" and fact in trial.values]
-    usable = [value for value in values if is_usable(value)]
+def _mean(numbers: Sequence[Mapping[str, float]], fact: str) -> float | None:
+    usable = [each[fact] for each in numbers if fact in each and is_usable(each[fact])]
     return fmean(usable) if usable else None
 
 
@@ -232,9 +232,9 @@ def _kinds(trials: Collection[TrialResult]) -> list[tuple[TrialResult, int]]:
 
     Trials that ran on the same share one mapping (see ``results``), so that its identity tells.
     """
-    of_kind = {(trial.code_sha256, id(trial.environment)): trial for trial in trials}
-    numbers = Counter((trial.code_sha256, id(trial.environment)) for trial in trials)
-    return [(trial, numbers[kind]) for kind, trial in of_kind.items()]
+    kinds = [(trial.code_sha256, id(trial.environment)) for trial in trials]
+    numbers = Counter(kinds)
+    return [(trial, numbers[kind]) for kind, trial in dict(zip(kinds, trials, strict=True)).items()]
 
 
 def _usual(fact: str, kinds: Iterable[tuple[TrialResult, int]]) -> str | None:

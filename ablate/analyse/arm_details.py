@@ -13,7 +13,7 @@ from ablate.analyse.results import results_from
 from ablate.errors import AblateError
 from ablate.plan.trials import Trial
 from ablate.store.facts import StoredStudy
-from ablate.store.history import History, StoredArm, StoredAttempt, arms_of, history_of
+from ablate.store.history import Moment, StoredArm, StoredAttempt, arms_of, history_of
 from ablate.store.store import Store
 from ablate.study.schema import Study
 from ablate.study.settings import differences, get, show
@@ -90,11 +90,11 @@ def arm_details(store: Store, stored: StoredStudy, name: str) -> ArmDetails:
 
 
 def details_from(
-    store: Store, stored: StoredStudy, history: History, names: Sequence[str] | None = None
+    store: Store, stored: StoredStudy, history: Moment, names: Sequence[str] | None = None
 ) -> tuple[ArmDetails, ...]:
     """Return all about each of these arms of a study, or about every arm, in plan order."""
     arms = {arm.name: arm for arm in arms_of(store, stored.id)}
-    plan, results = results_from(store, stored, history.trials, history.finals)
+    plan, results = results_from(store, stored, history.trials)
     trials = {trial.fingerprint: trial.trial for trial in history.trials}
     planned = plan.trials()
     arm_of = {trial.fingerprint: trial.arm for trial in history.trials}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ablate.analyse.findings import Analysis
-from ablate.analyse.results import read_results
 from ablate.store.facts import StoredStudy, measurements_of, read_number
 from ablate.store.store import Store
 from ablate.study.schema import Role
@@ -26,28 +25,20 @@ class Curve:
     values: tuple[float, ...]
 
 
-def study_curves(store: Store, stored: StoredStudy, analysis: Analysis | None = None) -> tuple[Curve, ...]:
+def study_curves(store: Store, stored: StoredStudy, analysis: Analysis) -> tuple[Curve, ...]:
     """Return the curves of every declared metric, arms in plan order, then role, seed and metric as declared.
 
     They are of the attempts that tables take their values from, those that diverged among them: nothing of trials that
     have no result yet, nor of candidates that were tried in tuning. A resumed attempt has the epochs that it took over.
-    An arm that shares its trials with another has the same curves under its own name. With the ``analysis`` of the
-    study, it is of the same moment, and the store is not asked once more what became of each trial.
+    An arm that shares its trials with another has the same curves under its own name.
     """
-    if analysis is None:
-        plan, results = read_results(store, stored)
-        metrics = list(plan.study.metrics)
-    else:
-        results = {(arm.name, arm.role): arm.trials for arm in analysis.arms}
-        metrics = [metric.name for metric in analysis.metrics]
     points: dict[tuple[str, str], dict[int, float]] = {}
-    for row in measurements_of(store, stored.id, final=False):
+    for row in measurements_of(store, stored.id):
         points.setdefault((row.fingerprint, row.metric), {})[row.epoch] = read_number(row.value, row.kind)
     return tuple(
-        Curve(arm, role, trial.seed, metric, tuple(found), tuple(found.values()))
-        for (arm, role), trials in results.items()
-        if role != "tune"
-        for trial in trials
-        for metric in metrics
-        if (found := points.get((trial.fingerprint, metric)))
+        Curve(arm.name, arm.role, trial.seed, metric.name, tuple(found), tuple(found.values()))
+        for arm in analysis.arms
+        for trial in arm.trials
+        for metric in analysis.metrics
+        if (found := points.get((trial.fingerprint, metric.name)))
     )

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from ablate.analyse.findings import ArmResult, Cell, Comparison, Effect, Interval, TrialResult
 from ablate.plan.arms import Contrast
 from ablate.plan.crossed import CROSS
-from ablate.plan.outcomes import SETTLED, scored
+from ablate.plan.outcomes import SETTLED, Scored, scored
 from ablate.plan.replication import Reached, contrast_cells, is_paired
 from ablate.stats.intervals import (
     NEGLIGIBLE,
     Estimate,
     crossed_estimate,
+    is_usable,
     paired_estimate,
     stein_estimate,
     summarise,
@@ -47,7 +48,15 @@ class Sample:
 
 def cell(trials: Sequence[TrialResult], name: str, metric: Metric) -> Cell:
     """Summarise one metric over the seeds that have a value, a declared one where they diverged."""
-    found = scored({trial.seed: trial.told(name) for trial in trials}, metric)
+    values = {
+        trial.seed: value
+        for trial in trials
+        if trial.status == "finished" and (value := trial.values.get(name)) is not None and is_usable(value)
+    }
+    if len(values) == len(trials):  # which is nearly always so
+        found = Scored(values)
+    else:
+        found = scored({trial.seed: trial.told(name) for trial in trials}, metric)
     if not found.values:
         return Cell(name, 0, None, None, None, {}, found.undefined)
     summary = summarise(list(found.values.values()))
@@ -109,7 +118,8 @@ def effect(study: Study, contrast: Contrast, metric: str, sample: Sample) -> Eff
     values = {arm: each.values for arm, each in cells.items()}
     paired = is_paired(study)
     numbers, common = contrast_cells(contrast, values, sample.seeds, paired=paired)
-    products = [[weight * values[arm][seed] for seed in common] for arm, weight in contrast.weights]
+    of_arms = [(weight, values[arm]) for arm, weight in contrast.weights]
+    products = [[weight * its[seed] for seed in common] for weight, its in of_arms]
     differences = dict(zip(common, map(sum, zip(*products, strict=True)), strict=True))
     withheld = tuple(arm for arm, each in cells.items() if any(seed in sample.seeds for seed in each.undefined))
     dropped = _dropped(contrast, sample, common)

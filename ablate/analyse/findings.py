@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -77,7 +78,7 @@ class TrialResult(NamedTuple):
         return None if self.seconds is None else self.seconds + self.reused_s
 
     def told(self, metric: str) -> Told:
-        return Told(self.status, self.values.get(metric), self.is_out_of_memory)
+        return Told(self.status, self.values.get(metric), self.state == "failed" and self.outcome == "oom")
 
     @property
     def has_result(self) -> bool:
@@ -464,7 +465,10 @@ class Analysis:
 
 def count(trials: Iterable[TrialResult]) -> Counts:
     """Count distinct trials by what became of them."""
-    return counts_of(Counter({trial.fingerprint: trial.status for trial in trials}.values()))
+    return counts_of(Counter(dict(map(_STATUS_OF_PRINT, trials)).values()))
+
+
+_STATUS_OF_PRINT = attrgetter("fingerprint", "status")
 
 
 def counts_of(statuses: Counter[Status]) -> Counts:

@@ -91,7 +91,7 @@ def measurements_frame(store: Store, stored: StoredStudy) -> Frame:
     names = ("arm", "role", "seed", "metric", "epoch", "value")
     rows = [
         (row.arm, row.role, row.seed, row.metric, row.epoch, read_number(row.value, row.kind))
-        for row in measurements_of(store, stored.id, final=False)
+        for row in measurements_of(store, stored.id)
     ]
     frame = pandas.DataFrame(rows, columns=list(names), dtype=object)
     return frame.astype({"seed": "int64", "epoch": "int64", "value": "float64"})

@@ -9,7 +9,15 @@ from functools import lru_cache
 from ablate.analyse.findings import TrialResult
 from ablate.plan.outcomes import Status, status_of
 from ablate.plan.trials import UNTOLD, Plan, Replicate, make_plan
-from ablate.store.facts import IMPORTED, Finals, StoredStudy, StoredTrial, results_of, stored_study, versions_of
+from ablate.store.facts import (
+    IMPORTED,
+    StoredStudy,
+    StoredTrial,
+    read_all_metrics,
+    stored_study,
+    trials_of,
+    versions_of,
+)
 from ablate.store.store import Store
 from ablate.study.schema import Role
 
@@ -24,17 +32,15 @@ def read_results(store: Store, stored: StoredStudy) -> tuple[Plan, Results]:
 
     A trial that was never asked for is ``waiting``.
     """
-    trials, finals = results_of(store, stored.id)  # read at once: a trial may end at any moment
-    return results_from(store, stored, trials, finals)
+    return results_from(store, stored, trials_of(store, stored.id))
 
 
-def results_from(
-    store: Store, stored: StoredStudy, trials: Sequence[StoredTrial], finals: Finals
-) -> tuple[Plan, Results]:
+def results_from(store: Store, stored: StoredStudy, trials: Sequence[StoredTrial]) -> tuple[Plan, Results]:
     """Order what was read from the store as ``read_results`` gives it."""
     study = stored_study(stored)
     primary = study.primary
-    found = [_result(trial, finals.get(trial.trial, {}), primary) for trial in trials]
+    numbers = read_all_metrics([trial.metrics_json for trial in trials])
+    found = [_result(trial, values, primary) for trial, values in zip(trials, numbers, strict=True)]
     told = {result.fingerprint: result.told(primary) for result in found} if study.grows else UNTOLD
     plan = make_plan(study, told, [version.plan for version in versions_of(store, stored.name, stored.profile)])
     results: dict[tuple[str, Role], list[TrialResult]] = {(arm.name, "main"): [] for arm in plan.arms}

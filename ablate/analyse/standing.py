@@ -76,7 +76,7 @@ def standing(store: Store, stored: StoredStudy, *, is_alive: Callable[[StoredRun
 def _planned(store: Store, stored: StoredStudy, is_alive: Callable[[StoredRunner], bool]) -> Standing:
     """Return the standing from the plan as far as it has grown: what it asks for may not be in the store yet."""
     history = history_of(store, stored.id)
-    plan, results = results_from(store, stored, history.trials, history.finals)
+    plan, results = results_from(store, stored, history.trials)
     return Standing(
         title=stored.title,
         version=stored.version,

@@ -85,7 +85,7 @@ def records_of(store: Store, stored: StoredStudy) -> list[Record]:
     if not all(map(is_name, stored.title.split("@"))):  # it becomes a folder
         raise StoreError(f"a study is called what no study can be: {stored.title!a:.100}", where=store.name)
     history, measured = whole_of(store, stored.id)
-    plan, results = results_from(store, stored, history.trials, history.finals)
+    plan, results = results_from(store, stored, history.trials)
     epochs: dict[int, dict[int, dict[str, float]]] = {}
     for each in measured:
         epochs.setdefault(each.trial, {}).setdefault(each.epoch, {})[each.metric] = read_number(each.value, each.kind)

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, func, or_, select
 
 from ablate.store.dialects import now
-from ablate.store.facts import read_number
+from ablate.store.facts import read_metrics
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, measurement, plan, replicate, runner, study, trial
 
@@ -258,13 +258,11 @@ def _finals(connection: Connection, ids: Sequence[int]) -> dict[int, dict[str, f
     found: dict[int, dict[str, float]] = {}
     for some in _chunks(ids):
         query = (
-            select(measurement.c.trial, measurement.c.metric, measurement.c.value, measurement.c.kind)
-            .join(trial, (trial.c.id == measurement.c.trial) & (trial.c.result_claim == measurement.c.claim))
-            .where(measurement.c.trial.in_(some), measurement.c.epoch.is_(None))
-            .order_by(measurement.c.id)
+            select(attempt.c.trial, attempt.c.metrics_json)
+            .join(trial, (trial.c.id == attempt.c.trial) & (trial.c.result_claim == attempt.c.claim))
+            .where(attempt.c.trial.in_(some))
         )
-        for row in connection.execute(query):
-            found.setdefault(row.trial, {})[row.metric] = read_number(row.value, row.kind)
+        found.update({row.trial: read_metrics(row.metrics_json) for row in connection.execute(query)})
     return found
 
 
@@ -280,7 +278,7 @@ def _epochs(connection: Connection, ids: Sequence[int], metric: str) -> dict[int
             select(measurement.c.trial, measurement.c.epoch, measurement.c.value)
             .join(trial, (trial.c.id == measurement.c.trial) & (measurement.c.claim == claim))
             .where(measurement.c.trial.in_(some), measurement.c.metric == metric)
-            .where(measurement.c.epoch.is_not(None), measurement.c.kind == "num")
+            .where(measurement.c.kind == "num")
             .order_by(measurement.c.epoch)
         )
         for row in connection.execute(query):

@@ -63,9 +63,10 @@ def contrast_cells(
     """Return weights with values, and the seeds that every arm has. Unpaired, an arm's values at others count too."""
     common = tuple(seeds)
     for arm in contrast.arms:
-        common = tuple([seed for seed in common if seed in values[arm]])
+        its = values[arm]
+        common = tuple([seed for seed in common if seed in its])
     of_arm = {arm: common if paired else [seed for seed in seeds if seed in values[arm]] for arm in contrast.arms}
-    return [(weight, [values[arm][seed] for seed in of_arm[arm]]) for arm, weight in contrast.weights], common
+    return [(weight, list(map(values[arm].__getitem__, of_arm[arm]))) for arm, weight in contrast.weights], common
 
 
 def is_paired(study: Study) -> bool:

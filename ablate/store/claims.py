@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from ablate.store.dialects import insert_into, is_postgresql, now
-from ablate.store.facts import stored_number
+from ablate.store.facts import stored_metrics, stored_number
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, example_set, measurement, replicate, runner, score, trial
 from ablate.study.words import storable
@@ -311,18 +311,9 @@ def _finish(connection: Connection, finished: Sequence[Finished]) -> list[Claim]
     if ours:
         connection.execute(_RELEASE, [_next_state(each) for each in ours])
         _upsert(connection, [(each.claim, each.records) for each in ours])
-        _close(connection, [(each.claim.trial, each.claim.number, each.ending) for each in ours])
-    done = [each for each in ours if each.ending.state == "done"]
-    rows = [
-        {"trial": each.claim.trial, "claim": each.claim.number, "metric": storable(name), "epoch": None}
-        | stored_number(value)
-        for each in done
-        for name, value in each.metrics.items()
-    ]
-    if rows:
-        connection.execute(insert(measurement), rows)
-    for each in done:
-        if each.scores is not None:
+        _close(connection, [(each.claim.trial, each.claim.number, each.ending, each.metrics) for each in ours])
+    for each in ours:
+        if each.ending.state == "done" and each.scores is not None:
             _keep_scores(connection, each.claim, each.scores)
     return [each.claim for each in late if _outcome(connection, each.claim) != each.ending.outcome]
 
@@ -352,7 +343,7 @@ def _next_state(finished: Finished) -> dict[str, Any]:
 def fence(store: Store, claim: Claim) -> None:
     """Close the attempt of a claim that was taken over, where the one who took it has not done so."""
     ending = Ending("fenced", "waiting")
-    store.write(lambda connection: _close(connection, [(claim.trial, claim.number, ending)]))
+    store.write(lambda connection: _close(connection, [(claim.trial, claim.number, ending, {})]))
 
 
 def held_trials(store: Store) -> list[Held]:
@@ -407,7 +398,7 @@ def take_back(store: Store, held: Held, ending: Ending) -> bool:
         )
         if connection.execute(query).first() is None:
             return False
-        _close(connection, [(held.trial, held.claim, ending)])
+        _close(connection, [(held.trial, held.claim, ending, {})])
         return True
 
     return store.write(work)
@@ -469,16 +460,15 @@ def _upsert(connection: Connection, batch: Iterable[tuple[Claim, Sequence[Mappin
     statement = insert_into(connection, measurement)
     statement = statement.on_conflict_do_update(
         index_elements=["trial", "claim", "metric", "epoch"],
-        index_where=measurement.c.epoch.is_not(None),
         set_={"value": statement.excluded.value, "kind": statement.excluded.kind},
     )
     connection.execute(statement, rows)
 
 
-def _close(connection: Connection, ends: Sequence[tuple[int, int, Ending]]) -> None:
-    """Write how attempts ended, given by trial and claim; one that has an end keeps it."""
+def _close(connection: Connection, ends: Sequence[tuple[int, int, Ending, Mapping[str, float]]]) -> None:
+    """Write how attempts ended and, with a result, its numbers, by trial and claim; one that has an end keeps it."""
     this = (attempt.c.trial == bindparam("of")) & (attempt.c.claim == bindparam("under"))
-    for trial_id, number, ending in ends:
+    for trial_id, number, ending, _ in ends:
         if ending.facts:
             key = {"of": trial_id, "under": number}
             known = json.loads(connection.execute(select(attempt.c.environment_json).where(this), key).scalar() or "{}")
@@ -494,8 +484,9 @@ def _close(connection: Connection, ends: Sequence[tuple[int, int, Ending]]) -> N
             "by": ending.signal,
             "took": ending.seconds,
             "gone_on_from": ending.resumed_from,
+            "measured": stored_metrics(metrics) if ending.state == "done" and metrics else None,
         }
-        for trial_id, number, ending in ends
+        for trial_id, number, ending, metrics in ends
     ]
     query = (
         update(attempt)
@@ -508,6 +499,7 @@ def _close(connection: Connection, ends: Sequence[tuple[int, int, Ending]]) -> N
             signal=bindparam("by"),
             seconds=bindparam("took"),
             resumed_from=bindparam("gone_on_from"),
+            metrics_json=bindparam("measured"),
         )
     )
     connection.execute(query, rows)

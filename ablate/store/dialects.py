@@ -25,10 +25,14 @@ def now(connection: Connection) -> ColumnElement[float]:
     return literal(time.time(), Double)
 
 
-def number(connection: Connection, value: ColumnElement[float], kind: ColumnElement[str]) -> ColumnElement[Any]:
-    """Return what ``float`` makes the number of that these columns keep: ``stored_number`` tells how."""
-    # SQLite has no NaN to cast a word to, and no objection to a word among numbers
-    return func.coalesce(value, cast(kind, Double) if is_postgresql(connection) else kind)
+def in_json(connection: Connection, text: ColumnElement[str], key: str) -> ColumnElement[Any]:
+    """Return the number or text that a JSON object, kept as text, has under a key; NULL where it has none."""
+    if is_postgresql(connection):
+        from sqlalchemy.dialects.postgresql import JSON  # late: a store on SQLite needs none of it
+
+        found: ColumnElement[Any] = cast(text, JSON)[key].astext
+        return found
+    return func.json_extract(text, f'$."{key}"')
 
 
 def alone(connection: Connection) -> None:
@@ -40,7 +44,7 @@ def alone(connection: Connection) -> None:
 def insert_into(connection: Connection, table: Table) -> Any:
     """Return an insert that may say what becomes of a conflict."""
     if is_postgresql(connection):
-        from sqlalchemy.dialects.postgresql import insert  # late: a store on SQLite needs none of it
+        from sqlalchemy.dialects.postgresql import insert  # late as well
 
         return insert(table)
     return sqlite_insert(table)

@@ -13,13 +13,10 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from sqlalchemy import (
-    ColumnElement,
     Connection,
-    FromClause,
     Row,
     Select,
     case,
-    exists,
     func,
     insert,
     null,
@@ -30,19 +27,16 @@ from sqlalchemy import (
 from ablate.errors import StoreError
 from ablate.plan.outcomes import Told, told
 from ablate.plan.trials import Plan, Replicate, make_plan
-from ablate.store.dialects import alone, now, number
+from ablate.store.dialects import alone, in_json, now
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, measurement, plan, replicate, runner, study, trial
 from ablate.study.document import Document
 from ablate.study.schema import Role, Study, from_document
 from ablate.study.settings import canonical
-from ablate.study.words import did_you_mean
+from ablate.study.words import did_you_mean, storable
 
 IMPORTED = "imported"  # a trial's source, and its attempt's slot
 _CHUNK = 500  # rows per statement: SQLite allows 32,766 parameters, older ones 999
-_JOINED = 50  # metrics per statement: SQLite joins 64 tables at most
-
-Finals = Mapping[int, Mapping[str, float]]  # the final numbers of trials, by their id and metric
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,8 @@ class StoredTrial(NamedTuple):  # a tuple, as the row is: a study may have 100,0
 
     ``candidate``: of a trial that tunes, the place of its settings among those tried for the arm, from 1.
     ``outcome`` is that of the attempt whose result stands, else of the last one; ``seconds`` likewise. ``first_ended``
-    is when the trial first had a result, be it that another has replaced it since.
+    is when the trial first had a result, be it that another has replaced it since. ``metrics_json`` has the numbers of
+    the result, if it is done (``read_metrics``).
     """
 
     arm: str
@@ -84,6 +79,7 @@ class StoredTrial(NamedTuple):  # a tuple, as the row is: a study may have 100,0
     error: str | None
     code_sha256: str | None
     environment_json: str | None
+    metrics_json: str | None
     first_ended: float | None
     candidate: int | None = None
 
@@ -207,19 +203,12 @@ def trials_of(store: Store, study_id: int) -> list[StoredTrial]:
     return store.read(lambda connection: select_trials(connection, study_id))
 
 
-def results_of(store: Store, study_id: int) -> tuple[list[StoredTrial], Finals]:
-    """Return the replicates of a study version and their final numbers as they stand at one moment."""
-    return store.read(lambda connection: (select_trials(connection, study_id), select_finals(connection, study_id)))
-
-
 # joins a trial with the attempt that counts: whose result stands, else the last one
 STANDS = (attempt.c.trial == trial.c.id) & (attempt.c.claim == func.coalesce(trial.c.result_claim, trial.c.claim))
 
 
-def is_final(metric: str | ColumnElement[str], among: FromClause = measurement) -> ColumnElement[bool]:
-    """Return what joins a trial with its final value of a metric."""
-    of_result = (among.c.trial == trial.c.id) & (among.c.claim == trial.c.result_claim)
-    return of_result & (among.c.metric == metric) & among.c.epoch.is_(None)
+# the numbers of a result; what is trained afresh has none
+_RESULT = case((trial.c.state == "done", attempt.c.metrics_json)).label("metrics_json")
 
 
 def select_trials(connection: Connection, study_id: int, *, without: str | None = None) -> list[StoredTrial]:
@@ -245,6 +234,7 @@ def select_trials(connection: Connection, study_id: int, *, without: str | None 
             attempt.c.error,
             attempt.c.code_sha256,
             attempt.c.environment_json,
+            _RESULT,
             first_ended.label("first_ended"),
             null().label("candidate"),
         )
@@ -255,8 +245,8 @@ def select_trials(connection: Connection, study_id: int, *, without: str | None 
         .order_by(replicate.c.position)
     )
     if without is not None:
-        has_value = exists().where(is_final(without)).correlate(trial)
-        query = query.where((trial.c.state == "failed") | ((trial.c.state == "done") & ~has_value))
+        value = in_json(connection, attempt.c.metrics_json, without)
+        query = query.where((trial.c.state == "failed") | ((trial.c.state == "done") & value.is_(None)))
     rows: Sequence[Any] = connection.execute(query).all()
     found = [StoredTrial._make(row) for row in rows]
     return list(_numbered(found)) if any(each.role == "tune" for each in found) else found
@@ -273,47 +263,15 @@ def _numbered(trials: Sequence[StoredTrial]) -> Iterator[StoredTrial]:
             yield each
 
 
-def select_finals(connection: Connection, study_id: int) -> Finals:
-    """Return the final numbers of a study version's finished trials, of each in the order in which metrics came up."""
-    is_finished = _is_of(study_id) & (trial.c.state == "done")
-    metrics = _metrics(connection, is_finished)
-    finals: dict[int, dict[str, float]] = {}
-    for start in range(0, len(metrics), _JOINED):
-        # a row for each trial with a column for each metric: most of the time goes into making rows
-        tables = {metric: measurement.alias() for metric in metrics[start : start + _JOINED]}
-        query = select(trial.c.id, *(number(connection, each.c.value, each.c.kind) for each in tables.values()))
-        for metric, each in tables.items():
-            query = query.outerjoin(each, is_final(metric, each))
-        for row in connection.execute(query.where(is_finished)):
-            its = {metric: float(value) for metric, value in zip(tables, row[1:], strict=True) if value is not None}
-            finals.setdefault(row[0], {}).update(its)
-    return finals
-
-
-def _metrics(connection: Connection, is_finished: ColumnElement[bool]) -> Sequence[str]:
-    """Return what such trials recorded at their end, in the order in which that was first recorded in the store."""
-    known = select(measurement.c.metric).where(measurement.c.epoch.is_(None)).distinct().subquery()
-    its, every = measurement.alias(), measurement.alias()
-    is_theirs = exists().where(is_finished, is_final(known.c.metric, its)).correlate(known)
-    of_metric = (every.c.metric == known.c.metric) & every.c.epoch.is_(None)
-    first = select(func.min(every.c.id)).where(of_metric).correlate(known).scalar_subquery()
-    return connection.execute(select(known.c.metric).where(is_theirs).order_by(first)).scalars().all()
-
-
-def _is_of(study_id: int) -> ColumnElement[bool]:
-    places = select(replicate.c.trial).join(arm, arm.c.id == replicate.c.arm).where(arm.c.study == study_id)
-    return trial.c.id.in_(places)
-
-
-def measurements_of(store: Store, study_id: int, *, final: bool) -> list[Row[Any]]:
-    """Return (arm, role, seed, trial, fingerprint, metric, epoch, value, kind) of finished trials: final, or per epoch.
+def measurements_of(store: Store, study_id: int) -> list[Row[Any]]:
+    """Return (arm, role, seed, trial, fingerprint, metric, epoch, value, kind) of finished trials on their way.
 
     ``read_number(row.value, row.kind)`` is the number, NaN and infinities included.
     """
-    return store.read(lambda connection: select_measurements(connection, study_id, final=final))
+    return store.read(lambda connection: select_measurements(connection, study_id))
 
 
-def select_measurements(connection: Connection, study_id: int, *, final: bool) -> list[Row[Any]]:
+def select_measurements(connection: Connection, study_id: int) -> list[Row[Any]]:
     query = (
         select(
             arm.c.name.label("arm"),
@@ -330,7 +288,6 @@ def select_measurements(connection: Connection, study_id: int, *, final: bool) -
         .join(trial, trial.c.id == replicate.c.trial)
         .join(measurement, (measurement.c.trial == trial.c.id) & (measurement.c.claim == trial.c.result_claim))
         .where(arm.c.study == study_id, trial.c.state == "done")
-        .where(measurement.c.epoch.is_(None) if final else measurement.c.epoch.is_not(None))
         .order_by(replicate.c.position, measurement.c.epoch, measurement.c.id)
     )
     return list[Any](connection.execute(query).all())
@@ -344,21 +301,19 @@ def earlier_results_of(store: Store, study_id: int) -> list[EarlierResult]:
     """
 
     def work(connection: Connection) -> list[EarlierResult]:
-        metrics: dict[tuple[int, int], dict[str, float]] = {}
-        for row in connection.execute(_earlier_finals(study_id)):
-            metrics.setdefault((row.trial, row.claim), {})[row.metric] = read_number(row.value, row.kind)
         found: dict[tuple[str, str, int, int], EarlierResult] = {}
         for row in connection.execute(_earlier_attempts(study_id)):
-            its = metrics.get((row.trial, row.claim), {})
-            if its or row.outcome == "diverged":
-                found.setdefault((row.arm, row.role, row.seed, row.trial), EarlierResult(**row._mapping, metrics=its))
+            columns = dict(row._mapping)
+            earlier = EarlierResult(metrics=read_metrics(columns.pop("metrics_json")), **columns)
+            if earlier.metrics or earlier.outcome == "diverged":
+                found.setdefault((earlier.arm, earlier.role, earlier.seed, earlier.trial), earlier)
         return list(found.values())
 
     return store.read(work)
 
 
 def _earlier_attempts(study_id: int) -> Select[Any]:
-    names = ("trial", "claim", "outcome", "seconds", "code_sha256", "environment_json")
+    names = ("trial", "claim", "outcome", "seconds", "code_sha256", "environment_json", "metrics_json")
     return (
         select(arm.c.name.label("arm"), replicate.c.role, replicate.c.seed, *(attempt.c[name] for name in names))
         .join_from(replicate, arm, arm.c.id == replicate.c.arm)
@@ -366,17 +321,6 @@ def _earlier_attempts(study_id: int) -> Select[Any]:
         .join(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim < trial.c.result_claim))
         .where(arm.c.study == study_id, attempt.c.outcome.in_(("ok", "diverged")))
         .order_by(replicate.c.position, replicate.c.id, attempt.c.claim.desc())
-    )
-
-
-def _earlier_finals(study_id: int) -> Select[Any]:
-    trials = select(replicate.c.trial).join(arm, arm.c.id == replicate.c.arm).where(arm.c.study == study_id)
-    columns = [measurement.c[name] for name in ("trial", "claim", "metric", "value", "kind")]
-    return (
-        select(*columns)
-        .join(trial, (trial.c.id == measurement.c.trial) & (measurement.c.claim < trial.c.result_claim))
-        .where(trial.c.id.in_(trials), measurement.c.epoch.is_(None))
-        .order_by(measurement.c.id)
     )
 
 
@@ -478,13 +422,12 @@ def told_of(store: Store, fingerprints: Sequence[str], metric: str) -> dict[str,
         found: dict[str, Told] = {}
         for start in range(0, len(fingerprints), _CHUNK):
             query = (
-                select(trial.c.fingerprint, trial.c.state, attempt.c.outcome, measurement.c.value, measurement.c.kind)
+                select(trial.c.fingerprint, trial.c.state, attempt.c.outcome, _RESULT)
                 .outerjoin_from(trial, attempt, STANDS)
-                .outerjoin(measurement, is_final(metric))
                 .where(trial.c.fingerprint.in_(fingerprints[start : start + _CHUNK]))
             )
             for row in connection.execute(query):
-                value = None if row.kind is None else read_number(row.value, row.kind)
+                value = read_metrics(row.metrics_json).get(metric)
                 found[row.fingerprint] = told(row.state, row.outcome, value)
         return found
 
@@ -509,12 +452,36 @@ def stored_number(value: float) -> dict[str, Any]:
     """Return the columns ``value`` and ``kind`` for a number that may not be finite."""
     if math.isfinite(value):
         return {"value": value, "kind": "num"}
-    return {"value": None, "kind": "nan" if math.isnan(value) else "+inf" if value > 0 else "-inf"}
+    return {"value": None, "kind": _kind(value)}
+
+
+def _kind(value: float) -> str:
+    return "nan" if math.isnan(value) else "+inf" if value > 0 else "-inf"
 
 
 def read_number(value: float | None, kind: str) -> float:
     """Return the number that ``stored_number`` kept."""
     return value if value is not None else float(kind)
+
+
+def stored_metrics(metrics: Mapping[str, float]) -> str:
+    """Return numbers by metric as JSON, in their order; a text stands for what is not finite, as JSON has no such."""
+    numbers = {storable(name): float(value) for name, value in metrics.items()}
+    return json.dumps({name: value if math.isfinite(value) else _kind(value) for name, value in numbers.items()})
+
+
+def read_metrics(text: str | None) -> dict[str, float]:
+    """Return the numbers that ``stored_metrics`` kept."""
+    return read_all_metrics([text])[0]
+
+
+def read_all_metrics(texts: Sequence[str | None]) -> list[dict[str, float]]:
+    """Return those of many: as one text, they are read in half the time."""
+    joined = ",".join([text or "{}" for text in texts])
+    found: list[dict[str, float]] = json.loads(f"[{joined}]")
+    if '": "' in joined:  # few are not finite
+        return [{name: float(value) for name, value in each.items()} for each in found]
+    return found
 
 
 def _study_id(connection: Connection, made: Plan, spec: str) -> int:

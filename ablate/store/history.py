@@ -8,19 +8,18 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, or_, select
+from sqlalchemy import Connection, Double, Row, case, cast, func, or_, select
 
 from ablate.stats.intervals import LARGEST
-from ablate.store.dialects import now
+from ablate.store.dialects import in_json, now
 from ablate.store.facts import (
     STANDS,
-    Finals,
     StoredTrial,
-    is_final,
+    read_metrics,
     read_number,
-    select_finals,
     select_measurements,
     select_trials,
+    stored_number,
 )
 from ablate.store.store import Store
 from ablate.store.tables import arm, attempt, measurement, replicate, runner, study, trial
@@ -84,18 +83,11 @@ def machine(host: str, agent: str) -> str:
 
 @dataclass(frozen=True)
 class Moment:
-    """One moment of a study version: its trials, attempts in their order, and all runners that matter to it."""
+    """One moment of a study version: its trials, attempts in their order, all or some, and the runners that matter."""
 
     trials: tuple[StoredTrial, ...]
     attempts: tuple[StoredAttempt, ...]
     runners: tuple[StoredRunner, ...]
-
-
-@dataclass(frozen=True)
-class History(Moment):
-    """A moment with all attempts, and the final numbers of the finished trials."""
-
-    finals: Finals
 
 
 @dataclass(frozen=True)
@@ -135,14 +127,14 @@ class StoredArm:
     settings: dict[str, Any]
 
 
-def history_of(store: Store, study_id: int) -> History:
+def history_of(store: Store, study_id: int) -> Moment:
     """Return all that is known of a study version, read in one transaction."""
     return store.read(lambda connection: _history(connection, study_id))
 
 
-def whole_of(store: Store, study_id: int) -> tuple[History, list[Row[Any]]]:
+def whole_of(store: Store, study_id: int) -> tuple[Moment, list[Row[Any]]]:
     """Return the same with the measurements of every epoch."""
-    return store.read(lambda c: (_history(c, study_id), select_measurements(c, study_id, final=False)))
+    return store.read(lambda c: (_history(c, study_id), select_measurements(c, study_id)))
 
 
 def moment_of(store: Store, study_id: int, *, after: int, among: Collection[int]) -> Moment:
@@ -207,8 +199,10 @@ def _piles(connection: Connection, study_id: int, metric: str) -> Iterator[Pile]
         .correlate(trial)
         .scalar_subquery()
     )
-    is_usable = (measurement.c.kind == "num") & (func.abs(measurement.c.value) <= LARGEST)
-    value = case((is_usable, 1), (measurement.c.kind.is_not(None), 0))
+    found = in_json(connection, case((trial.c.state == "done", attempt.c.metrics_json)), metric)
+    # of a word SQLite makes 0
+    is_usable = found.not_in(("nan", "+inf", "-inf")) & (func.abs(cast(found, Double)) <= LARGEST)
+    value = case((is_usable, 1), (found.is_not(None), 0))
     query = (
         _of_study(
             select(
@@ -222,7 +216,6 @@ def _piles(connection: Connection, study_id: int, metric: str) -> Iterator[Pile]
             study_id,
         )
         .outerjoin(attempt, STANDS)
-        .outerjoin(measurement, is_final(metric))
         .group_by(arm.c.position, arm.c.name, trial.c.state, attempt.c.outcome, value)
         .order_by(arm.c.position)
     )
@@ -263,26 +256,36 @@ def titles_of(store: Store) -> list[str]:
 def final_values(store: Store, trial_id: int) -> dict[str, float]:
     """Return what a finished trial measured at its end, by metric."""
     query = (
-        select(measurement.c.metric, measurement.c.value, measurement.c.kind)
-        .join(trial, (trial.c.id == measurement.c.trial) & (trial.c.result_claim == measurement.c.claim))
-        .where(trial.c.id == trial_id, measurement.c.epoch.is_(None))
+        select(attempt.c.metrics_json)
+        .join(trial, (trial.c.id == attempt.c.trial) & (trial.c.result_claim == attempt.c.claim))
+        .where(trial.c.id == trial_id)
     )
-    rows = store.read(lambda connection: list(connection.execute(query)))
-    return {row.metric: read_number(row.value, row.kind) for row in rows}
+    return read_metrics(store.read(lambda connection: connection.execute(query).scalar()))
 
 
 def values_of(
     store: Store, fingerprints: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, dict[tuple[str, int | None], tuple[float | None, str]]]:
     """Return, of each trial that is done, by (metric, epoch) the value and kind as stored; epoch None is the end."""
-    query = (
+    at_end = (
+        select(trial.c.fingerprint, attempt.c.metrics_json)
+        .join(attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == trial.c.result_claim))
+        .where(trial.c.fingerprint.in_(fingerprints))
+    )
+    on_the_way = (
         select(trial.c.fingerprint, measurement.c.metric, measurement.c.epoch, measurement.c.value, measurement.c.kind)
         .join(trial, (trial.c.id == measurement.c.trial) & (trial.c.result_claim == measurement.c.claim))
         .where(trial.c.fingerprint.in_(fingerprints), measurement.c.metric.in_(metrics))
     )
     found: dict[str, dict[tuple[str, int | None], tuple[float | None, str]]] = {}
-    for row in store.read(lambda connection: list(connection.execute(query))):
+    ends, recorded = store.read(lambda c: (c.execute(at_end).all(), c.execute(on_the_way).all()))
+    for row in recorded:
         found.setdefault(row.fingerprint, {})[row.metric, row.epoch] = (row.value, row.kind)
+    for fingerprint, text in ends:
+        for name, number in read_metrics(text).items():
+            if name in metrics:
+                kept = stored_number(number)
+                found.setdefault(fingerprint, {})[name, None] = (kept["value"], kept["kind"])
     return found
 
 
@@ -290,7 +293,7 @@ def recorded_values(store: Store, trial_id: int, claim: int) -> tuple[int | None
     """Return the last epoch that a running attempt recorded, and its values."""
     query = (
         select(measurement.c.epoch, measurement.c.metric, measurement.c.value, measurement.c.kind)
-        .where(measurement.c.trial == trial_id, measurement.c.claim == claim, measurement.c.epoch.is_not(None))
+        .where(measurement.c.trial == trial_id, measurement.c.claim == claim)
         .order_by(measurement.c.epoch)
     )
     rows = store.read(lambda connection: list(connection.execute(query)))
@@ -298,12 +301,11 @@ def recorded_values(store: Store, trial_id: int, claim: int) -> tuple[int | None
     return epoch, {row.metric: read_number(row.value, row.kind) for row in rows if row.epoch == epoch}
 
 
-def _history(connection: Connection, study_id: int) -> History:
-    return History(
+def _history(connection: Connection, study_id: int) -> Moment:
+    return Moment(
         tuple(select_trials(connection, study_id)),
         tuple(_attempts(connection, study_id)),
         tuple(_runners(connection, study_id)),
-        select_finals(connection, study_id),
     )
 
 
@@ -317,7 +319,7 @@ def _attempts(
 ) -> list[StoredAttempt]:
     query = _of_study(
         select(
-            attempt,
+            *(column for column in attempt.c if column is not attempt.c.metrics_json),
             arm.c.name.label("arm"),
             replicate.c.seed,
             runner.c.host,

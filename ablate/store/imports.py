@@ -14,7 +14,7 @@ from ablate.errors import Fault, StudyError
 from ablate.plan.matching import Found, has_diverged
 from ablate.plan.trials import Plan
 from ablate.store.claims import attempt_folder
-from ablate.store.facts import IMPORTED, stored_number, write_plan
+from ablate.store.facts import IMPORTED, read_metrics, stored_metrics, stored_number, write_plan
 from ablate.store.store import Store
 from ablate.store.tables import attempt, measurement, runner, trial
 from ablate.study.reading import sorted_faults
@@ -81,9 +81,12 @@ Numbers = frozenset[tuple[str, int | None, float | None, str]]
 
 def _numbers(found: Found) -> Numbers:
     """Return what is to be kept: (metric, epoch, value, kind)."""
-    finals = [(name, None, value) for name, value in found.metrics.items()]
-    records = [(name, epoch, value) for epoch, values in found.epochs.items() for name, value in values.items()]
-    return frozenset((name, epoch, *_columns(value)) for name, epoch, value in (*finals, *records))
+    records = ((name, epoch, value) for epoch, values in found.epochs.items() for name, value in values.items())
+    return frozenset((*_finals(found.metrics), *((name, epoch, *_columns(value)) for name, epoch, value in records)))
+
+
+def _finals(metrics: Mapping[str, float]) -> Iterator[tuple[str, None, float | None, str]]:
+    return ((name, None, *_columns(value)) for name, value in metrics.items())
 
 
 def _columns(value: float) -> tuple[float | None, str]:
@@ -96,6 +99,13 @@ def _standing(connection: Connection, rows: Mapping[str, Row[Any]]) -> dict[str,
     ids = {row.id: name for name, row in rows.items() if row.source == IMPORTED and row.state == "done"}
     found: dict[str, set[tuple[str, int | None, float | None, str]]] = {}
     for some in _chunks(list(ids)):
+        ends = (
+            select(attempt.c.trial, attempt.c.metrics_json)
+            .join(trial, (trial.c.id == attempt.c.trial) & (trial.c.result_claim == attempt.c.claim))
+            .where(trial.c.id.in_(some))
+        )
+        for trial_id, text in connection.execute(ends):
+            found.setdefault(ids[trial_id], set()).update(_finals(read_metrics(text)))
         query = (
             select(measurement.c.trial, *(measurement.c[name] for name in _COLUMNS))
             .join(trial, (trial.c.id == measurement.c.trial) & (trial.c.result_claim == measurement.c.claim))
@@ -153,13 +163,16 @@ def _write(
                 "ended": now,
                 "outcome": "diverged" if has_diverged(each, primary) else "ok",
                 "environment_json": json.dumps(each.facts, sort_keys=True),
+                "metrics_json": stored_metrics(dict(sorted(each.metrics.items()))),
             }
         )
-        ordered = sorted(told[row.fingerprint], key=lambda number: (number[1] is not None, number[1] or 0, number[0]))
+        on_the_way = [number for number in told[row.fingerprint] if number[1] is not None]
+        ordered = sorted(on_the_way, key=lambda number: (number[1], number[0]))
         values = (dict(zip(_COLUMNS, number, strict=True)) for number in ordered)
         measurements += [{"trial": row.id, "claim": claim, **value} for value in values]
     claim_of: Any = bindparam("next")
     done = {"state": "done", "source": IMPORTED, "claim": claim_of, "result_claim": claim_of, "reason": None}
     connection.execute(update(trial).where(trial.c.id == bindparam("this")).values(done), trials)
     connection.execute(insert(attempt), attempts)
-    connection.execute(insert(measurement), measurements)
+    if measurements:
+        connection.execute(insert(measurement), measurements)

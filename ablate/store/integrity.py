@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Double, Integer, LargeBinary, Row, String, cr
 
 from ablate.plan.trials import fingerprint_of
 from ablate.store.claims import attempt_folder
+from ablate.store.facts import read_metrics
 from ablate.store.scores import packed_scores, select_example_sets, unpack_ids, unpack_values
 from ablate.store.store import Store, is_sqlite
 from ablate.store.tables import arm, attempt, measurement, metadata, plan, replicate, runner, score, study, trial
@@ -161,19 +162,15 @@ def _done_without_result(connection: Connection) -> Iterator[str]:
 def _done_without_metrics(connection: Connection) -> Iterator[str]:
     """A trial that ended `ok` has every metric that the study declares for which it was run."""
     query = (
-        select(trial.c.id, attempt.c.claim, runner.c.study)
+        select(trial.c.id, attempt.c.metrics_json, runner.c.study)
         .join_from(trial, attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == trial.c.result_claim))
         .join(runner, runner.c.id == attempt.c.runner)
         .where(trial.c.state == "done", attempt.c.outcome == "ok", runner.c.study.is_not(None))
     )
     specs = {row.id: set(json.loads(row.spec_json)["metrics"]) for row in connection.execute(select(study))}
-    found: dict[tuple[int, int], set[str]] = {}
-    finals = select(measurement.c.trial, measurement.c.claim, measurement.c.metric)
-    for row in connection.execute(finals.where(measurement.c.epoch.is_(None))):
-        found.setdefault((row.trial, row.claim), set()).add(row.metric)
     lacking = []
     for row in connection.execute(query):
-        if specs.get(row.study, set()) - found.get((row.id, row.claim), set()):
+        if specs.get(row.study, set()) - read_metrics(row.metrics_json).keys():
             lacking.append(row.id)
     if lacking:
         yield _flaw(lacking, "done trials lack a declared metric", "trial")
@@ -358,21 +355,23 @@ _KINDS = {Integer: ("integer",), String: ("text",), Double: ("real", "integer"),
 
 
 def _attempts_not_readable(connection: Connection) -> Iterator[str]:
-    query = select(attempt.c.id, attempt.c.claim, attempt.c.folder, attempt.c.environment_json, trial.c.fingerprint)
+    columns = [attempt.c[name] for name in ("id", "claim", "folder", "environment_json", "metrics_json")]
+    query = select(*columns, trial.c.fingerprint)
     bad, strayed = [], []
     for row in connection.execute(query.join(trial, trial.c.id == attempt.c.trial)):
         if row.folder != attempt_folder(row.fingerprint, row.claim):
             strayed.append(row.id)
         try:
             sound = isinstance(json.loads(row.environment_json or "{}"), dict)
-        except ValueError:
+            sound = sound and all(isinstance(number, float) for number in read_metrics(row.metrics_json).values())
+        except (ValueError, TypeError, AttributeError):
             sound = False
         if not sound:
             bad.append(row.id)
     if strayed:
         yield _flaw(strayed, "attempts name a folder that is not theirs", "attempt")
     if bad:
-        yield _flaw(bad, "attempts have facts that can't be read", "attempt")
+        yield _flaw(bad, "attempts have facts or numbers that can't be read", "attempt")
     outcomes = or_(attempt.c.outcome.is_(None), attempt.c.outcome.in_(OUTCOMES))
     yield from _told(connection, select(attempt.c.id).where(~outcomes), "attempts have an unknown outcome", "attempt")
 

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 
@@ -110,6 +110,7 @@ trial = Table(
     CheckConstraint("(state = 'running') = (owner IS NOT NULL)", name="trial_running_has_owner"),
     CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="trial_running_has_lease"),
     CheckConstraint("(state = 'done') = (result_claim IS NOT NULL)", name="trial_done_has_result"),
+    Index("trial_state", "state"),
 )
 
 replicate = Table(
@@ -150,6 +151,7 @@ attempt = Table(
     Column("resumed_from", Integer, comment="claim of the attempt whose checkpoint it started from"),
     Column("code_sha256", String, comment="hash of the task's source"),
     Column("environment_json", Text, comment="versions, host, device"),
+    Column("metrics_json", Text, comment="numbers at its end, by metric; text: nan, +inf, -inf"),
     UniqueConstraint("trial", "claim"),
     CheckConstraint("(ended IS NULL) = (outcome IS NULL)", name="attempt_ended_has_outcome"),
     Index(
@@ -163,24 +165,17 @@ attempt = Table(
 measurement = Table(
     "measurement",
     metadata,
-    Column("id", Integer, primary_key=True, comment="one number"),
+    Column("id", Integer, primary_key=True, comment="one number that an attempt recorded on its way"),
     Column("trial", ForeignKey("trial.id"), nullable=False, comment="the trial"),
     Column("claim", Integer, nullable=False, comment="the claim of the attempt that measured it"),
     Column("metric", String, nullable=False, comment="declared in the study, or recorded by the task beside those"),
-    Column("epoch", Integer, comment="from 1; NULL for what the task returned at the end"),
+    Column("epoch", Integer, nullable=False, comment="from 1"),
     Column("value", Double, comment="NULL where the value is not a finite number"),
     Column("kind", String, nullable=False, comment="num, nan, +inf or -inf: SQLite keeps NaN as NULL"),
     CheckConstraint("kind IN ('num', 'nan', '+inf', '-inf')", name="measurement_kind"),
     CheckConstraint("(kind = 'num') = (value IS NOT NULL)", name="measurement_value"),
-    Index(
-        "measurement_epoch", "trial", "claim", "metric", "epoch", unique=True,
-        sqlite_where=text("epoch IS NOT NULL"),
-    ),
-    Index(
-        "measurement_final", "trial", "claim", "metric", unique=True,
-        sqlite_where=text("epoch IS NULL"),
-    ),
-)  # fmt: skip
+    UniqueConstraint("trial", "claim", "metric", "epoch"),
+)
 
 example_set = Table(
     "example_set",

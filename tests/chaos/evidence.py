@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from sqlalchemy import select, text
 
-from ablate.store.tables import attempt, measurement, trial
+from ablate.store.tables import attempt, trial
 from ablate.train import checkpoint
 from ablate.train.folder import AttemptFolder
 from tests.chaos.chaos import Chaos, Story, processes
 from tests.command import ablate
+from tests.numbers import numbers_of_results
 from tests.run.test_stops import wait_until
 
 TIMINGS = ("train_seconds", "images_per_s", "peak_memory_mb")  # all that may differ from the quiet run
@@ -132,12 +133,8 @@ def examine(name: str, noisy: Ended, quiet: Ended, *, trials: int, epochs: int) 
 
 def _numbers(ended: Ended) -> dict[tuple[str, str, int | None], tuple[float | None, str]]:
     """Return every number of every result that must not depend on how it was run."""
-    query = select(
-        trial.c.fingerprint, measurement.c.metric, measurement.c.epoch, measurement.c.value, measurement.c.kind
-    )
-    query = query.join(measurement, (measurement.c.trial == trial.c.id) & (measurement.c.claim == trial.c.result_claim))
-    rows = ended.rows(query.where(measurement.c.metric.not_in(TIMINGS)))
-    return {(row.fingerprint, row.metric, row.epoch): (row.value, row.kind) for row in rows}
+    numbers = numbers_of_results(ended.rows)
+    return {tuple(where): (value, kind) for *where, value, kind in numbers if where[1] not in TIMINGS}
 
 
 def _result_folders(ended: Ended) -> dict[str, str]:

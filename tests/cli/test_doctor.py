@@ -82,7 +82,7 @@ def test_a_store_filled_by_hand_is_sound(tmp_path: Path) -> None:
             "1 done trials have no attempt that ended with a result (trial 1)",
         ),
         (
-            "DELETE FROM measurement WHERE trial = 1 AND epoch IS NULL",
+            "UPDATE attempt SET metrics_json = NULL WHERE trial = 1",
             "1 done trials lack a declared metric (trial 1)",
         ),
     ],
@@ -161,7 +161,10 @@ def test_verify_finds_nothing_in_a_store_filled_by_hand(tmp_path: Path) -> None:
             "1 trials are not what their fingerprint says (trial 2)",
         ),
         ("UPDATE attempt SET folder = '../../x' WHERE id = 1", "1 attempts name a folder that is not theirs"),
-        ("UPDATE attempt SET environment_json = '{' WHERE id = 1", "1 attempts have facts that can't be read"),
+        (
+            "UPDATE attempt SET environment_json = '{' WHERE id = 1",
+            "1 attempts have facts or numbers that can't be read",
+        ),
         ("UPDATE attempt SET outcome = 'fine' WHERE id = 1", "1 attempts have an unknown outcome (attempt 1)"),
     ],
 )

@@ -21,6 +21,7 @@ import pytest
 
 from ablate.export.records import records_of
 from tests.command import Call, ablate, query
+from tests.numbers import NUMBERS
 from tests.truth import STUDY, WAITING, fill, truth_study
 
 # in plan order; `two` seed 2 diverged with nothing but its NaN, `three` seed 2 failed
@@ -34,8 +35,9 @@ def stored(project: Path) -> dict[str, Values]:
     found: dict[str, Values] = {name: {} for name in NAMES}
     rows = query(
         project,
-        """SELECT a.name || '/seed-' || r.seed, m.metric, m.epoch, m.value FROM replicate r JOIN arm a ON a.id = r.arm
-           JOIN trial t ON t.id = r.trial JOIN measurement m ON m.trial = t.id AND m.claim = t.result_claim""",
+        NUMBERS
+        + """SELECT a.name || '/seed-' || r.seed, m.metric, m.epoch, m.value FROM replicate r JOIN arm a ON a.id = r.arm
+           JOIN trial t ON t.id = r.trial JOIN number m ON m.trial = t.id AND m.claim = t.result_claim""",
     )
     for name, metric, epoch, value in rows:
         found[name][metric, epoch] = math.nan if value is None else value

@@ -26,6 +26,7 @@ from ablate.plan.matching import matched
 from ablate.plan.trials import open_plan
 from ablate.store import foreign
 from tests.command import Call, ablate, query
+from tests.numbers import NUMBERS
 from tests.postgres import Server
 from tests.studies import write_study
 
@@ -47,10 +48,10 @@ HEAD = "arm,seed,acc,loss\n"
 BASELINE = "baseline,1,71.5,0.9\nbaseline,2,72,1.1\nbaseline,3,70.25,1\n"
 WIDE = "wide,1,75.5,0.8\nwide,2,76,0.9\nwide,3,74.25,0.7\n"
 FAST = "fast,1,75,0.8\nfast,2,77,0.9\nfast,3,74,0.7\n"
-ROWS = """SELECT a.name, r.seed, t.source, t.state, e.outcome, m.metric, m.epoch, m.value, m.kind
+ROWS = f"""{NUMBERS} SELECT a.name, r.seed, t.source, t.state, e.outcome, m.metric, m.epoch, m.value, m.kind
           FROM replicate r JOIN arm a ON a.id = r.arm JOIN trial t ON t.id = r.trial
           JOIN attempt e ON e.trial = t.id AND e.claim = t.result_claim
-          JOIN measurement m ON m.trial = t.id AND m.claim = t.result_claim
+          JOIN number m ON m.trial = t.id AND m.claim = t.result_claim
           ORDER BY a.position, r.seed, m.epoch, m.metric"""
 
 

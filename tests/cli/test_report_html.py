@@ -8,6 +8,7 @@ from pathlib import Path
 import html5lib
 
 from tests.command import Call, ablate, query
+from tests.numbers import NUMBERS
 
 
 def text_of(page: str) -> str:
@@ -41,7 +42,7 @@ def test_an_arm_has_its_settings_its_seeds_and_what_it_ran_on(troubled: Path, ca
     text = text_of(page)
     (value,) = query(
         troubled,
-        """SELECT m.value FROM measurement m JOIN trial t ON t.id = m.trial AND t.result_claim = m.claim
+        f"""{NUMBERS} SELECT m.value FROM number m JOIN trial t ON t.id = m.trial AND t.result_claim = m.claim
         JOIN replicate r ON r.trial = t.id JOIN arm a ON a.id = r.arm
         WHERE a.name = 'two' AND r.seed = 1 AND m.metric = 'acc' AND m.epoch IS NULL""",
     )

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from ablate.plan.trials import open_plan
 from ablate.store.store import Store, open_store
 from ablate.store.tables import attempt, measurement, trial
+from tests.numbers import numbers_of_results
 from tests.studies import TOY, write_study
 
 ARMS = 3
@@ -100,7 +101,7 @@ class Told:
         return Counter(row.state for row in self.rows(select(trial.c.state)))
 
     def epochs(self) -> int:
-        return len(self.rows(select(measurement.c.id).where(measurement.c.epoch.is_not(None))))
+        return len(self.rows(select(measurement.c.id)))
 
     def running(self) -> list[str]:
         """Return the slots in which trials run now."""
@@ -108,10 +109,10 @@ class Told:
         return [row.slot for row in self.rows(query.where(trial.c.state == "running"))]
 
     def numbers(self) -> dict[tuple[str, int | None], float]:
-        query = select(trial.c.fingerprint, measurement.c.epoch, measurement.c.value)
-        query = query.join(measurement, measurement.c.trial == trial.c.id)
-        rows = self.rows(query.where(measurement.c.claim == trial.c.result_claim, measurement.c.metric == "acc"))
-        return {(row.fingerprint, row.epoch): row.value for row in rows}
+        numbers = numbers_of_results(self.rows)
+        return {
+            (name, epoch): value for name, metric, epoch, value, _ in numbers if metric == "acc" and value is not None
+        }
 
     def check(self, path: Path) -> None:
         """Nothing is lost, nothing was done twice, and every number is the one that a quiet run gives, to the bit."""

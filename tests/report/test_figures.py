@@ -46,7 +46,8 @@ DRAWN = {
 
 def found(case: Case, folder: Path) -> tuple[Analysis, tuple[Curve, ...]]:
     filled = fill(folder, truth_study(**case.study), case.fates, epochs=8)
-    return analyse(filled.store, filled.stored), study_curves(filled.store, filled.stored)
+    analysis = analyse(filled.store, filled.stored)
+    return analysis, study_curves(filled.store, filled.stored, analysis)
 
 
 def texts(figure: Figure) -> list[tuple[str, Any]]:

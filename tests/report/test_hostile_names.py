@@ -26,9 +26,9 @@ from ablate.report.plan import print_plan
 from ablate.report.text import one_line, visible
 from ablate.run.progress import Progress
 from ablate.store.claims import attempt_folder, register_runner
-from ablate.store.facts import find_study, record_plan, trials_of
+from ablate.store.facts import find_study, record_plan, stored_metrics, trials_of
 from ablate.store.store import open_store
-from ablate.store.tables import attempt, measurement, study, trial
+from ablate.store.tables import attempt, study, trial
 from ablate.study.schema import Study
 from ablate.train.folder import printable
 from tests.browser import CHROMIUM, Pages, dom_of, served
@@ -95,14 +95,12 @@ def filled_with(texts: list[str], folder: Path, **settings: object) -> Filled:
             its = {"host": text, "command": text, "git_commit": text, f"fact {text}": text}
             ended = {"outcome": "error" if failed else "ok", "error": text if failed else None, "seconds": 40.0}
             place = {"trial": row.trial, "claim": 1}
+            measured = {} if failed else {"val_acc": -0.5 * row.trial, "macro_f1": 1.0, text: -1.5}
+            ended |= {"metrics_json": stored_metrics(measured)}
             named = {"folder": attempt_folder(row.fingerprint, 1), "slot": text, "environment_json": loader.dumps(its)}
             connection.execute(insert(attempt).values(**place, **named, **ended, runner="r", started=1.0, ended=2.0))
             result = {"state": "failed", "reason": text} if failed else {"state": "done", "result_claim": 1}
             connection.execute(update(trial).where(trial.c.id == row.trial).values(claim=1, **result))
-            measured = {} if failed else {"val_acc": -0.5 * row.trial, "macro_f1": 1.0, text: -1.5}
-            for metric, value in measured.items():
-                number = {"metric": metric, "value": value, "kind": "num"}
-                connection.execute(insert(measurement).values(**place, **number))
         connection.execute(update(study).values(file="/" + texts[40]))
 
     store.write(work)

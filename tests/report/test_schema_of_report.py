@@ -58,7 +58,8 @@ def test_the_golden_reports_keep_to_it(path: Path) -> None:
 def test_every_design_keeps_to_it(tmp_path: Path, name: str) -> None:
     case = {**CASES, **MORE}[name]
     filled = fill(tmp_path, truth_study(**case.study), case.fates, epochs=2)
-    text = json.render(analyse(filled.store, filled.stored), study_curves(filled.store, filled.stored))
+    analysis = analyse(filled.store, filled.stored)
+    text = json.render(analysis, study_curves(filled.store, filled.stored, analysis))
     assert faults(text) == []
 
 
@@ -119,7 +120,7 @@ def test_the_page_says_what_every_column_is(tmp_path: Path) -> None:
 def test_the_command_prints_curves_each_on_a_line(tmp_path: Path, call: Call) -> None:
     filled = fill(tmp_path, truth_study(seeds=2), epochs=3)
     printed = call("report", "--json", "--store", str(tmp_path / "ablate.db"), cwd=tmp_path).stdout
-    curves = study_curves(filled.store, filled.stored)
+    curves = study_curves(filled.store, filled.stored, analyse(filled.store, filled.stored))
     read = [
         Curve(**{**each, **{k: tuple(each[k]) for k in ("epochs", "values")}})
         for each in loader.loads(printed)["curves"]

@@ -18,6 +18,7 @@ from ablate.store.store import Store, open_store
 from ablate.store.tables import arm, attempt, measurement, replicate, runner, trial
 from tests.command import ablate, finish, start
 from tests.nodes import Node
+from tests.numbers import numbers_of_results
 from tests.postgres import Server
 from tests.run.leased import LEASED
 from tests.run.test_stops import wait_until
@@ -60,10 +61,7 @@ def write(url: str, statement: Any) -> None:
 
 def numbers(url: str) -> list[tuple[Any, ...]]:
     """Return every number of every finished trial."""
-    columns = (trial.c.fingerprint, measurement.c.metric, measurement.c.epoch, measurement.c.value)
-    query = select(*columns).join(measurement, measurement.c.trial == trial.c.id)
-    query = query.where(measurement.c.claim == trial.c.result_claim)
-    return sorted((tuple(row) for row in rows(url, query)), key=str)
+    return sorted(numbers_of_results(lambda query: rows(url, query)), key=str)
 
 
 def outcomes(url: str) -> list[str]:
@@ -224,7 +222,7 @@ def on(node: Node, *words: str, cwd: Path, lease_s: float = 4.0) -> subprocess.P
 
 
 def epochs_at(url: str) -> int:
-    return len(rows(url, select(measurement.c.id).where(measurement.c.epoch.is_not(None))))
+    return len(rows(url, select(measurement.c.id)))
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from ablate.train.command import _missing, _resumable, _write_settings
 from ablate.train.folder import AttemptFolder, Work
 from ablate.train.sources import PrintedJson
 from tests.command import ablate, finish, query, start
+from tests.numbers import NUMBERS
 from tests.run.test_stops import running, wait_until
 
 SCRIPT = """
@@ -96,7 +97,7 @@ def test_a_script_with_flags_is_a_study(project: Path) -> None:
     done = ablate("run", str(path), cwd=project)
     assert done.returncode == 0, done.stderr
     assert means(project) == EXPECTED
-    epochs = query(project, "SELECT DISTINCT epoch FROM measurement ORDER BY epoch")
+    epochs = query(project, f"{NUMBERS} SELECT DISTINCT epoch FROM number ORDER BY epoch")
     assert epochs == [(None,), (1,), (2,), (3,)]
     logged = ablate("logs", "mine", "wide", "--seed", "2", cwd=project).stdout
     assert "train.py --lr 0.1 --amp --widths 1 2 3 --seed 2\n" in logged
@@ -247,7 +248,7 @@ def test_both_streams_are_read_and_nothing_is_left_running(project: Path) -> Non
     task = {"command": "python train.py {settings.json} --seed {seed}"}
     done = ablate("run", str(write(project, task, script=BESIDE, steps=[], seeds=[1])), cwd=project)
     assert done.returncode == 0, done.stderr
-    values = query(project, "SELECT epoch, value FROM measurement WHERE epoch IS NOT NULL ORDER BY epoch")
+    values = query(project, "SELECT epoch, value FROM measurement ORDER BY epoch")
     assert values == [(1, 1.5), (2, 2.5)]
     left = re.search(r"left (\d+)", ablate("logs", cwd=project).stdout)
     assert left is not None
@@ -346,7 +347,7 @@ def parent_of(pid: int) -> int:
 def test_the_live_view_hears_of_epochs_while_the_command_runs(project: Path) -> None:
     path = write(project, {**RESUMED, "command": RESUMED["command"] + " --pause 3"}, steps=[], seeds=[1])
     process = start("run", str(path), cwd=project)
-    epochs = "SELECT count(*) FROM measurement WHERE epoch IS NOT NULL"
+    epochs = "SELECT count(*) FROM measurement"
     wait_until(lambda: running(project))
     wait_until(lambda: query(project, epochs) > [(0,)])
     assert query(project, "SELECT state FROM trial") == [("running",)]

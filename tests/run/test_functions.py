@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import ablate, finish, query, results, start
+from tests.numbers import NUMBERS
 from tests.run.test_stops import running, wait_until, workers_of
 from tests.test_docs import run_blocks
 
@@ -31,8 +32,9 @@ def test_the_page_on_functions_runs(project: Path) -> None:
     run_blocks(PAGE, project)
     rows = query(
         project,
-        """SELECT t.task, count(DISTINCT t.id), count(m.epoch), min(m.epoch), max(m.epoch), min(m.value) FROM trial t
-           JOIN measurement m ON m.trial = t.id AND m.metric = 'val_acc' AND m.claim = t.result_claim
+        NUMBERS
+        + """SELECT t.task, count(DISTINCT t.id), count(m.epoch), min(m.epoch), max(m.epoch), min(m.value) FROM trial t
+           JOIN number m ON m.trial = t.id AND m.metric = 'val_acc' AND m.claim = t.result_claim
            WHERE t.state = 'done' GROUP BY t.task""",
     )
     assert [row[:5] for row in sorted(rows)] == [

@@ -14,6 +14,7 @@ import pytest
 from ablate.run.provenance import code_sha256, git_facts, task_sources
 from ablate.study.schema import Task
 from tests.command import ablate, query
+from tests.numbers import NUMBERS
 from tests.studies import TOY, write_study
 
 MAIN = Task.model_validate("main:train")
@@ -100,7 +101,7 @@ def test_keep_trains_only_what_is_missing_and_the_report_marks_it(changed: Path)
 
 
 def test_fresh_trains_all_of_it_again(changed: Path) -> None:
-    sql = "SELECT avg(value), count(*) FROM measurement WHERE epoch IS NULL AND claim = {}"
+    sql = NUMBERS + "SELECT avg(value), count(*) FROM number WHERE epoch IS NULL AND claim = {}"
     before = query(changed, sql.format(1))
     done = ablate("run", "toy.yaml", "--fresh", cwd=changed)
     assert done.returncode == 0, done.stderr

@@ -19,16 +19,17 @@ import pytest
 from sklearn.datasets import load_digits
 
 from tests.command import ablate, finish, query, start
+from tests.numbers import NUMBERS
 from tests.packages import unpacked
 from tests.run.test_commands import children, parent_of
 from tests.run.test_stops import wait_until
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent.parent / "docs" / "commands.md"
-EPOCHS = """SELECT a.name, r.seed, m.epoch, m.value FROM trial t
+EPOCHS = f"""{NUMBERS} SELECT a.name, r.seed, m.epoch, m.value FROM trial t
     JOIN replicate r ON r.trial = t.id JOIN arm a ON a.id = r.arm
-    JOIN measurement m ON m.trial = t.id AND m.claim = t.result_claim
-    WHERE t.state = 'done' AND m.metric = '{}' ORDER BY 1, 2, m.epoch IS NULL, m.epoch"""
+    JOIN number m ON m.trial = t.id AND m.claim = t.result_claim
+    WHERE t.state = 'done' AND m.metric = '{{}}' ORDER BY 1, 2, m.epoch IS NULL, m.epoch"""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import ablate, query, results
+from tests.numbers import NUMBERS
 from tests.studies import TOY, TOY_STUDY, write_study
 
 
@@ -244,7 +245,7 @@ def test_the_worker_gets_what_execution_says_and_no_gpu(project: Path) -> None:
     path = write_study(project, TOY_STUDY + EXECUTION, task=textwrap.dedent(task))
     done = ablate("run", str(path), "--only", "baseline", "--seeds", "1", cwd=project)
     assert done.returncode == 0, done.stderr
-    assert query(project, "SELECT value FROM measurement WHERE epoch IS NULL") == [(2.2,)]
+    assert query(project, f"{NUMBERS} SELECT value FROM number WHERE epoch IS NULL") == [(2.2,)]
 
 
 def test_what_the_first_worker_has_to_import_later_ones_find(project: Path) -> None:
@@ -261,7 +262,8 @@ def test_what_the_first_worker_has_to_import_later_ones_find(project: Path) -> N
     path = write_study(project, task=textwrap.dedent(task))
     done = ablate("run", str(path), "--only", "baseline", "--seeds", "12", "--jobs", "1", cwd=project)
     assert done.returncode == 0, done.stderr
-    found = [value for (value,) in query(project, "SELECT value FROM measurement WHERE epoch IS NULL ORDER BY trial")]
+    ends = query(project, f"{NUMBERS} SELECT value FROM number WHERE epoch IS NULL ORDER BY trial")
+    found = [value for (value,) in ends]
     assert len(found) == 12
     assert found == sorted(found)
     assert found[-1] == 1

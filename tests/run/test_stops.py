@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import ablate, finish, query, results, start
+from tests.numbers import NUMBERS
 from tests.run.leased import LEASED
 from tests.studies import TOY_STUDY, write_study
 
@@ -215,7 +216,7 @@ def test_a_frozen_runner_that_wakes_up_late_writes_nothing(project: Path, isolat
     assert set(outcomes) <= {"ok", "lost", "fenced"}
     assert query(project, "SELECT count(*) FROM trial WHERE state = 'done'") == [(6,)]
     # what it had recorded before it slept may stand under its own claim; a result may not
-    late = "SELECT t.id FROM trial t JOIN measurement m ON m.trial = t.id WHERE m.claim <> t.result_claim"
+    late = f"{NUMBERS} SELECT t.id FROM trial t JOIN number m ON m.trial = t.id WHERE m.claim <> t.result_claim"
     assert query(project, f"{late} AND m.epoch IS NULL") == []
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import ablate, finish, query, results, start
+from tests.numbers import NUMBERS
 from tests.run.test_commands import alive
 from tests.run.test_stops import recorded, wait_until, workers_of
 from tests.studies import TOY, TOY_STUDY, write_study
@@ -35,8 +36,9 @@ def numbers(project: Path) -> list[tuple[object, ...]]:
     """Return what was measured, by settings and seed: warm trials have identities of their own."""
     return query(
         project,
-        """SELECT t.settings_json, t.seed, m.metric, m.epoch, m.value FROM trial t
-           JOIN measurement m ON m.trial = t.id AND m.claim = t.result_claim
+        NUMBERS
+        + """SELECT t.settings_json, t.seed, m.metric, m.epoch, m.value FROM trial t
+           JOIN number m ON m.trial = t.id AND m.claim = t.result_claim
            WHERE t.state = 'done' ORDER BY 1, 2, 3, 4""",
     )
 

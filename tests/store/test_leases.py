@@ -237,7 +237,7 @@ class Machine(RuleBasedStateMachine):
         def read(connection: Any) -> tuple[list[Any], list[Any], list[Any]]:
             trials = "SELECT id, state, claim, owner, lease_until, result_claim FROM trial ORDER BY id"
             attempts = "SELECT trial, claim, outcome FROM attempt ORDER BY trial, claim"
-            numbers = "SELECT trial, claim, epoch FROM measurement WHERE epoch IS NOT NULL"
+            numbers = "SELECT trial, claim, epoch FROM measurement"
             return tuple(list(connection.execute(text(sql))) for sql in (trials, attempts, numbers))  # type: ignore[return-value]
 
         trials, attempts, numbers = self.store.read(read)

@@ -7,6 +7,7 @@ out of memory, was put back and interrupted.
 
 from __future__ import annotations
 
+import json
 import math
 import multiprocessing
 import sqlite3
@@ -24,7 +25,7 @@ import pytest
 from ablate.errors import StoreError
 from ablate.store import claims, migrations
 from ablate.store.claims import Ending, KeptScores
-from ablate.store.facts import earlier_results_of, find_study, measurements_of, results_of
+from ablate.store.facts import earlier_results_of, find_study, measurements_of, read_metrics, trials_of
 from ablate.store.history import history_of
 from ablate.store.integrity import store_flaws
 from ablate.store.scores import pack, scores_of
@@ -101,6 +102,19 @@ def version(location: str | Path) -> str:
     return str(ask(location, "SELECT value FROM meta WHERE key = 'schema'")[0][0])
 
 
+def content(location: str | Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row, and every number wherever a schema keeps it: at the end of an attempt it has no epoch."""
+    rows = {table: ask(location, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES if table != "measurement"}
+    numbers = ask(location, "SELECT trial, claim, metric, epoch, value, kind FROM measurement ORDER BY id")
+    if version(location) != "1":
+        for _, trial, claim, *_, metrics in rows["attempt"]:
+            for name, value in json.loads(metrics or "{}").items():
+                kept = (None, value) if isinstance(value, str) else (value, "num")
+                numbers.append((trial, claim, name, None, *kept))
+        rows["attempt"] = [row[:-1] for row in rows["attempt"]]
+    return {**rows, "numbers": sorted(numbers, key=repr)}
+
+
 def test_each_schema_has_its_step() -> None:
     assert list(migrations.STEPS) == list(range(2, SCHEMA_VERSION + 1))
 
@@ -119,28 +133,50 @@ def test_an_upgraded_store_has_the_schema_of_a_fresh_one(
 
 
 def test_every_row_stays_as_it_was(old: str) -> None:
-    before = {table: ask(old, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES}
+    before = content(old)
+    assert any(epoch is None for *_, epoch, _, _ in before["numbers"])
     open_store(old).close()
-    assert {table: ask(old, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES} == before
+    assert content(old) == before
+
+
+def test_final_numbers_stay_bit_for_bit_and_in_their_order(old: str) -> None:
+    """More of them than a row or two, and none that 15 digits could tell."""
+    values = [0.1 + 0.2, 5e-324, 1.7976931348623157e308, 1 / 3, 2**53 + 2.0, 1e22, 123456789.12345679]
+    for number, value in enumerate(values):
+        ask(
+            old,
+            "INSERT INTO measurement (id, trial, claim, metric, epoch, value, kind) "
+            f"VALUES ({900 + number}, 1, 1, 'odd {9 - number}', NULL, {value!r}, 'num')",
+        )
+    ask(old, "INSERT INTO measurement (id, trial, claim, metric, kind) VALUES (950, 1, 1, 'late', '-inf')")
+    open_store(old).close()
+    ((text,),) = ask(old, "SELECT metrics_json FROM attempt WHERE trial = 1 AND claim = 1")
+    found = read_metrics(text)
+    assert [found[f"odd {9 - number}"].hex() for number in range(len(values))] == [value.hex() for value in values]
+    assert list(found)[-8:] == [*(f"odd {9 - number}" for number in range(len(values))), "late"]
+    assert found["late"] == -math.inf
 
 
 def test_all_that_was_found_reads_the_same(old: str) -> None:
     store = open_store(old, read_only=True)
     study = find_study(store, "basenet")
-    trials, finals = results_of(store, study.id)
+    trials = trials_of(store, study.id)
     assert [(each.arm, each.seed, each.state, each.outcome, each.seconds, each.attempts) for each in trials] == [
         ("baseline", 1, "done", "ok", 47.0, 1),
         ("batchnorm", 1, "done", "diverged", 47.0, 1),
         ("baseline", 2, "done", "ok", 54.0, 3),
         ("batchnorm", 2, "waiting", "interrupted", None, 2),
     ]
-    places = {each.trial: (each.arm, each.seed) for each in trials}
-    values = {(*places[trial], metric): value for trial, its in finals.items() for metric, value in its.items()}
+    values = {
+        (each.arm, each.seed, metric): value
+        for each in trials
+        for metric, value in read_metrics(each.metrics_json).items()
+    }
     assert len(values) == 6 + 2 + 3
     assert values["baseline", 1, "val_acc"] == 30.8
     assert math.isnan(values["batchnorm", 1, "val_acc"])
     assert (values["baseline", 2, "macro_f1"], values["baseline", 2, "val_loss"]) == (27.25, math.inf)
-    epochs = [row for row in measurements_of(store, study.id, final=False) if row.metric == "val_acc"]
+    epochs = [row for row in measurements_of(store, study.id) if row.metric == "val_acc"]
     assert [(row.epoch, row.value) for row in epochs] == [(1, 20.0), (2, 25.0), (3, 29.9)]
     attempts = history_of(store, study.id).attempts
     third = [each for each in attempts if (each.arm, each.seed) == ("baseline", 2)]
@@ -238,13 +274,13 @@ def test_an_upgrade_on_a_server_that_is_killed_at_each_statement_has_not_begun(
     url = postgres.new_database()
     make_old(url)
     before = schema(url)
-    rows = {table: ask(url, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES}
+    rows = content(url)
     done = subprocess.run([sys.executable, "-c", KILLER, url], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     kills = int(done.stdout)
     assert kills > len(migrations.STEPS[2]), "each statement of the step and more"
     assert version(url) == str(SCHEMA_VERSION)
-    assert {table: ask(url, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES} == rows
+    assert content(url) == rows
     assert schema(url) != before
     with closing(open_store(url, folder=tmp_path, read_only=True)) as store:
         assert store_flaws(store, thorough=True) == []

@@ -14,7 +14,7 @@ import pytest
 from ablate.store.integrity import store_flaws
 from ablate.store.store import open_store
 from ablate.store.tables import SCHEMA_VERSION
-from tests.store.test_migrations import DUMP, TABLES, ask, schema, version
+from tests.store.test_migrations import DUMP, ask, content, schema, version
 
 # One process that opens the store again and again: each time in a child, killed at the next statement. With a cache of
 # one page, SQLite writes to the file long before the commit: what is left is a journal to roll back, not a clean file.
@@ -69,7 +69,7 @@ def test_an_upgrade_killed_at_each_statement_is_whole_or_has_not_begun(tmp_path:
     with closing(sqlite3.connect(old)) as file:
         file.executescript(DUMP.read_text())
     open_store(fresh, create=True).close()
-    rows = {table: ask(old, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES}
+    rows = content(old)
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(old), str(folder), when], capture_output=True, text=True, timeout=120
     )
@@ -93,7 +93,7 @@ def test_an_upgrade_killed_at_each_statement_is_whole_or_has_not_begun(tmp_path:
         assert store_flaws(store, thorough=True) == []
         store.close()
         assert (schema(path), version(path)) == (schema(fresh), str(SCHEMA_VERSION))
-        assert {table: ask(path, f"SELECT * FROM {table} ORDER BY 1") for table in TABLES} == rows
+        assert content(path) == rows
     assert versions == sorted(versions), "the commit is one moment"
     assert set(versions) == {"1", str(SCHEMA_VERSION)}
     assert journals, "some were killed with pages in the file that no commit had confirmed"

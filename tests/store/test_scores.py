@@ -114,7 +114,11 @@ def test_scores_of_another_metric_are_not_taken_for_the_primary_one(store: Store
             "not have their hash",
         ),
         ("UPDATE score SET claim = 7", "1 trials have scores of an attempt that is not there (trial 1)", ""),
-        ("UPDATE measurement SET claim = 7", "1 trials have measurements of an attempt that is not there", ""),
+        (
+            "INSERT INTO measurement (trial, claim, metric, epoch, value, kind) VALUES (1, 7, 'acc', 1, 0.5, 'num')",
+            "1 trials have measurements of an attempt that is not there",
+            "",
+        ),
     ],
 )
 def test_damage_is_found_and_said(store: Store, damage: str, flaw: str, said: str) -> None:

@@ -65,7 +65,7 @@ def test_an_empty_database_is_no_store_yet_and_is_left_empty(postgres: Server, t
 
 def test_a_newer_store_is_refused_by_name_of_both_versions(empty: Store, location: str) -> None:
     empty.write(lambda connection: connection.execute(text("UPDATE meta SET value = '99'")))
-    with pytest.raises(StoreError, match=r"schema 99; this is 3"):
+    with pytest.raises(StoreError, match=r"schema 99; this is 4"):
         open_store(location)
 
 
