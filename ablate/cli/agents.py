@@ -72,7 +72,7 @@ def agent(
         from ablate.launch import slurm
         from ablate.run.agent import Agent
         from ablate.run.progress import Progress
-        from ablate.run.runner import Options
+        from ablate.run.options import Options
         from ablate.run.stopping import Stopped
 
         def progress(study: Study, trials: Sequence[StoredTrial]) -> Progress:
