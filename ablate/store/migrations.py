@@ -28,8 +28,9 @@ def _final_numbers_to_attempts(connection: Connection) -> None:
 
     Not by SQL: SQLite writes 15 digits of a number in JSON.
     """
-    columns = "trial, claim, metric, value, kind"
-    query = text(f"SELECT {columns} FROM measurement WHERE epoch IS NULL ORDER BY trial, claim, id")
+    query = text(
+        "SELECT trial, claim, metric, value, kind FROM measurement WHERE epoch IS NULL ORDER BY trial, claim, id"
+    )
     kept = text("UPDATE attempt SET metrics_json = :metrics WHERE trial = :trial AND claim = :claim")
 
     def rows() -> Iterator[dict[str, object]]:
