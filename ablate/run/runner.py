@@ -442,8 +442,8 @@ class Runner:
         """
         if self._crew:
             self._progress.say("stopping: the running trials are asked to end; a second Ctrl-C ends them at once")
-        self._crew.stop()
         while self._crew:
+            self._crew.stop()
             if signal.SIGINT in self._signals[1:]:
                 self._crew.lose_patience()
             self._crew.watch_limits()
