@@ -32,7 +32,7 @@ SCRIPT = """\
 export ABLATE_STORE={store}
 export ABLATE_AGENT=slurm-$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID
 cd {folder} || exit 2
-srun --kill-on-bad-exit=0 {command}
+srun --nodes=1 --ntasks=1 --kill-on-bad-exit=0 {command}
 status=$?
 
 # 75: warned of its time's end, or needs more of it. 143: preempted. 140: warned before it had begun.

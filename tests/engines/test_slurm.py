@@ -200,3 +200,40 @@ def test_the_walk_through(login: Cluster, project: Path, url: str) -> None:
     run_blocks(PAGE, project, engine="slurm")
     assert Told(url, project / "runs").states() == {"done": 9}
     wait(login, project, lambda: not login.ask("squeue", "-h"), "end of the agents")
+
+
+SPANNING = """
+schema: ablate/v1
+name: span
+task:
+  command: >-
+    srun --overlap --mem=0 --nodes=2 --ntasks=2 --ntasks-per-node=1 {python} where.py --level {{level}} --seed {{seed}} --folder {{folder}}
+metrics: {{acc: {{goal: max}}}}
+settings: {{level: 1}}
+steps:
+  - {{name: two, set: {{level: 2}}}}
+seeds: 1
+resources: {{gpus: 2}}
+"""
+WHERE = """
+import json, os, pathlib, sys
+level, folder = sys.argv[2], pathlib.Path(sys.argv[6])
+(folder / f"at-{os.environ['SLURMD_NODENAME']}").write_text(os.environ["SLURM_NTASKS"])
+if os.environ["SLURM_PROCID"] == "0":
+    print(json.dumps({"acc": float(level)}))
+"""
+
+
+def test_a_trial_spans_two_nodes(login: Cluster, project: Path, url: str) -> None:
+    path = project / "span.yaml"
+    path.write_text(SPANNING.format(python=sys.executable))
+    (project / "where.py").write_text(WHERE)
+    run("run", str(path), "--queue", cwd=project)
+    started("-n", "1", "--gpus", "2", "--time", "20m", "--sbatch", "--nodes=2", "--sbatch", "--ntasks=2", cwd=project)
+    told = Told(url, project / "runs")
+    wait(login, project, lambda: set(told.states()) <= {"done", "failed"}, "end of the study")
+    attempts = told.attempts()
+    assert [row.outcome for row in attempts] == ["ok", "ok"], logs_of_agents(project)
+    for row in attempts:
+        found = {file.name: file.read_text() for file in (project / "runs" / row.folder / "artifacts").glob("at-*")}
+        assert found == {"at-n1": "2", "at-n2": "2"}

@@ -17,7 +17,7 @@
 export ABLATE_STORE=postgresql+psycopg://researcher@db.example.org/ablate
 export ABLATE_AGENT=slurm-$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID
 cd /home/you/project || exit 2
-srun --kill-on-bad-exit=0 /home/you/venv/bin/python -m ablate agent mine@quick --idle-timeout 10m --max-trials 3
+srun --nodes=1 --ntasks=1 --kill-on-bad-exit=0 /home/you/venv/bin/python -m ablate agent mine@quick --idle-timeout 10m --max-trials 3
 status=$?
 
 # 75: warned of its time's end, or needs more of it. 143: preempted. 140: warned before it had begun.
