@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from ablate.analyse.frames import Frame
     from ablate.results import Results
-    from ablate.run.runner import Options, Summary
+    from ablate.run.options import Options
+    from ablate.run.runner import Summary
     from ablate.run.studies import OldCode
     from ablate.store.facts import Left, StoredStudy
     from ablate.store.store import Store
@@ -95,7 +96,7 @@ def run_study(
     to stderr, unless ``quiet``. Ctrl-C stops it with nothing lost, as KeyboardInterrupt. Raises AblateError.
     """
     from ablate.report.console import make_console
-    from ablate.run.runner import Options
+    from ablate.run.options import Options
     from ablate.run.stopping import handlers_kept
 
     _refuse_in_a_worker()

@@ -70,8 +70,8 @@ def agent(
     with resumable():
         from ablate.launch import slurm
         from ablate.run.agent import Agent
+        from ablate.run.options import Options
         from ablate.run.progress import Progress
-        from ablate.run.runner import Options
         from ablate.run.stopping import Stopped
 
         def progress(study: Study, trials: Sequence[StoredTrial]) -> Progress:

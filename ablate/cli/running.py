@@ -61,7 +61,7 @@ def run(
         return
     with resumable():
         from ablate.api import run_plan
-        from ablate.run.runner import Options
+        from ablate.run.options import Options
         from ablate.run.stopping import Stopped
 
         made = selection.plan()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ablate.errors import AblateError, EnvironmentFault
 from ablate.launch.launcher import Wanted, write_note
-from ablate.run.runner import Allocation
+from ablate.run.options import Allocation
 from ablate.study.words import duration
 from ablate.train.folder import make_folder
 

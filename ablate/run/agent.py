@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ablate.errors import AblateError, EnvironmentFault
+from ablate.run.options import Options
 from ablate.run.progress import Progress
 from ablate.run.provenance import code_sha256
-from ablate.run.runner import Options, Runner, Summary, check_task
+from ablate.run.runner import Runner, Summary
 from ablate.run.slots import shortage
 from ablate.run.studies import worker_server
+from ablate.run.task_check import check_task
 from ablate.run.workers import Workers
 from ablate.store.facts import (
     StoredStudy,

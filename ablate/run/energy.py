@@ -57,6 +57,11 @@ def total(readings: Sequence[Meter | None]) -> Meter | None:
     return Meter(sum(each.millijoule for each in found), any(each.shared for each in found))
 
 
+def read_meters(gpus: Sequence[str]) -> Meter | None:
+    """Return what a slot's GPUs have used so far, where all of them count."""
+    return total([read_meter(gpu) for gpu in gpus])
+
+
 def energy_facts(before: Meter | None, after: Meter | None) -> dict[str, str]:
     """Return ``energy_j``, what one attempt used, if it had the GPU to itself; the counter may have begun anew."""
     if before is None or after is None or before.shared or after.shared or after.millijoule < before.millijoule:

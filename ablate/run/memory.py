@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from pathlib import Path
 
 LITTLE = 0.05  # of a GPU's memory
 QUERY_S = 10.0
+ASK_S = 1.0
 
 _VMSTAT = Path("/proc/vmstat")
 _GROUPS = Path("/proc/self/cgroup")
@@ -27,6 +29,29 @@ def oom_kills() -> int:
         if found:
             return int(found[1])
     return 0
+
+
+class OomKills:
+    """The kernel's kills for want of memory, each of which accounts for one death."""
+
+    def __init__(self) -> None:
+        self._accounted = 0
+        self._asked = 0.0
+        self._seen = 0
+
+    def lately(self) -> int:
+        """Return how many there have been, as of a moment ago: to ask takes time."""
+        if not self._asked or time.monotonic() > self._asked + ASK_S:
+            self._asked, self._seen = time.monotonic(), oom_kills()
+        return self._seen
+
+    def accounts_for(self, before: int) -> bool:
+        """Tell whether one of them accounts for a death, where there were ``before`` when its attempt began."""
+        known = max(before, self._accounted)
+        if oom_kills() <= known:
+            return False
+        self._accounted = known + 1
+        return True
 
 
 def others_on_gpu(uuid: str) -> str:

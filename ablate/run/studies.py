@@ -16,10 +16,12 @@ from typing import Literal
 from ablate.errors import AblateError
 from ablate.failpoints import failpoint
 from ablate.plan.trials import Plan
+from ablate.run.options import Options
 from ablate.run.progress import Progress
 from ablate.run.provenance import code_sha256, importer_facts, machine_facts, preloaded
-from ablate.run.runner import Options, Runner, Summary, check_task
+from ablate.run.runner import Runner, Summary
 from ablate.run.slots import SlotPool
+from ablate.run.task_check import check_task
 from ablate.run.workers import Workers
 from ablate.store.claims import register_runner, retrain
 from ablate.store.facts import Left, Origin, StoredTrial, grown_plan, left_of, origins_of, record_plan, states_of

@@ -23,6 +23,11 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
     return [entry for entry in entries if _makes_sense(entry)] if isinstance(entries, list) else []
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Tell whether a checkpoint was ever named in a checkpoint folder."""
+    return (folder / NAME).exists()
+
+
 def read_checked(folder: Path, entry: dict[str, Any]) -> bytes | None:
     """Return the bytes of a checkpoint, or None where they are not those that were written."""
     try:

@@ -7,15 +7,15 @@ import sys
 from typing import Any
 
 from ablate.cli import main
-from ablate.run import runner
+from ablate.run import options
 
 LEASED = [sys.executable, __file__]
 
 if __name__ == "__main__":
-    options = runner.Options
+    made = options.Options
 
-    def with_lease(**values: Any) -> runner.Options:
-        return options(**{**values, "lease_s": float(os.environ["ABLATE_TEST_LEASE_S"])})
+    def with_lease(**values: Any) -> options.Options:
+        return made(**{**values, "lease_s": float(os.environ["ABLATE_TEST_LEASE_S"])})
 
-    runner.Options = with_lease  # type: ignore[assignment, misc]
+    options.Options = with_lease  # type: ignore[assignment, misc]
     main()

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from ablate.run import runner as runners
-from ablate.run.runner import Allocation
+from ablate.run import options
+from ablate.run.options import Allocation
 from ablate.store.store import Store, open_store
 from ablate.store.tables import arm, attempt, measurement, replicate, runner, trial
 from tests.command import ablate, finish, start
@@ -165,7 +165,7 @@ def test_an_agent_takes_no_trial_that_its_allocation_can_not_hold(project: Path,
 
 
 def test_a_trial_that_no_allocation_holds_goes_from_one_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runners.time, "time", lambda: 900.0)
+    monkeypatch.setattr(options.time, "time", lambda: 900.0)
     whole = Allocation(began=0.0, ends=1000.0)
     assert [whole.has_room(seconds) for seconds in (99.0, 101.0, 1000.0, 1001.0)] == [True, False, False, True]
 

@@ -33,12 +33,12 @@ import sys, time
 skew, boot = float(sys.argv.pop(1)), sys.argv.pop(1)
 true = time.time
 time.time = lambda: true() + skew
-from ablate.run import liveness, locks, runner
+from ablate.run import liveness, locks, options, runner
 if boot:
     for module in (liveness, locks, runner):
         module.boot_id = lambda: boot
-original = runner.Options
-runner.Options = lambda **values: original(**{**values, "lease_s": 10.0})
+original = options.Options
+options.Options = lambda **values: original(**{**values, "lease_s": 10.0})
 sys.argv[0] = "ablate"
 from ablate.cli import main
 main()

@@ -96,8 +96,8 @@ def test_a_stop_request_leaves_everything_resumable(
 
 PATIENT = """
 import functools
-from ablate.run import runner
-runner.Options = functools.partial(runner.Options, grace_s=3600)
+from ablate.run import options
+options.Options = functools.partial(options.Options, grace_s=3600)
 from ablate.cli import main
 main()
 """

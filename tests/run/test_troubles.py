@@ -33,7 +33,7 @@ seeds: 1
 
 def run_with(path: Path, project: Path, code: str) -> subprocess.CompletedProcess[str]:
     """Run a study to its end with a runner that was changed by some lines of Python."""
-    lines = ["import sys", "from ablate.run import runner", code, "from ablate.cli import main", "main()"]
+    lines = ["import sys", "from ablate.run import memory, options", code, "from ablate.cli import main", "main()"]
     command = [sys.executable, "-c", "\n".join(lines), "run", str(path), "--no-mirror", "-j", "1"]
     return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False)
 
@@ -127,7 +127,7 @@ def train(settings, context):
 """
 COUNTER = """
 from pathlib import Path
-runner.oom_kills = lambda: len(Path("kills").read_text())
+memory.oom_kills = lambda: len(Path("kills").read_text())
 """
 
 
@@ -173,8 +173,8 @@ def test_the_nearest_counter_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # --- stacks
 
 SHORT_GRACE = """
-original = runner.Options
-runner.Options = lambda **values: original(**{**values, "grace_s": 1.0})
+original = options.Options
+options.Options = lambda **values: original(**{**values, "grace_s": 1.0})
 """
 
 

@@ -1,0 +1,113 @@
+"""The trials of a study that wait: which ones, in plan order, and how a runner claims them."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from ablate.plan.trials import Plan
+from ablate.run.options import Options
+from ablate.run.provenance import git_facts, gpu_facts, machine_facts
+from ablate.run.slots import Slot
+from ablate.store import claims
+from ablate.store.claims import Claim, Finished, Wanted
+from ablate.store.facts import longest_seconds
+from ablate.store.store import Store
+
+LENGTHS_S = 30.0  # how long what is known of a trial's length may be old
+
+
+class Waiting:
+    """The trials that waited when we last asked, and the claims on them by one runner.
+
+    ``code`` is the hash of the task's source, which is noted with each attempt.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        plan: Plan,
+        study_id: int,
+        options: Options,
+        *,
+        runner: str,
+        code: str,
+        study_folder: Path,
+    ) -> None:
+        self._store = store
+        self._plan = plan
+        self._study_id = study_id
+        self._options = options
+        self._runner = runner
+        self._code = code
+        self._trials: deque[int] = deque()
+        self._next_lengths = 0.0
+        self._lengths: dict[str, float] = {}  # of a trial of each arm, in seconds, as far as that is known
+        self._facts = machine_facts() | git_facts(study_folder, store.folder / "diffs")
+        self._gpu_facts: dict[str, dict[str, str]] = {}
+
+    def __bool__(self) -> bool:
+        """True where there are some that we know of."""
+        return bool(self._trials)
+
+    def forget(self, plan: Plan | None = None) -> None:
+        """Ask the store the next time: there may be others; of ``plan``, where it has grown."""
+        self._trials.clear()
+        self._plan = plan or self._plan
+
+    def put_first(self, trial: int) -> None:
+        """Take in that a trial waits again, before any other."""
+        self._trials.appendleft(trial)
+
+    def exchange(self, finished: Sequence[Finished], slots: Sequence[Slot]) -> tuple[list[Claim], list[Claim]]:
+        """Keep what has ended and claim a trial for each slot, as far as trials wait, in one transaction.
+
+        Returns the claims of those that were fenced, and the new ones.
+        """
+        wanted = self._wanted(slots) if slots else None
+        if not finished and wanted is None:
+            return [], []
+        fenced, claimed = claims.exchange(self._store, finished, wanted)
+        if wanted is not None:
+            last = max((wanted.among.index(claim.trial) for claim in claimed), default=len(wanted.among) - 1)
+            for _ in range(last + 1):
+                self._trials.popleft()  # the ones between are others' by now
+        return fenced, claimed
+
+    def arms_in_time(self) -> Sequence[str] | None:
+        """Return the arms whose trials can end before our allocation does; None where any may be claimed."""
+        allocation = self._options.allocation
+        if allocation is None:
+            return self._options.arms
+        if time.monotonic() >= self._next_lengths:
+            self._lengths = longest_seconds(self._store, self._study_id)
+            self._next_lengths = time.monotonic() + LENGTHS_S
+        unknown = max(self._lengths.values(), default=0.0)
+        arms = self._options.arms or [each.name for each in self._plan.arms]
+        return [each for each in arms if allocation.has_room(self._lengths.get(each, unknown) + self._options.grace_s)]
+
+    def _wanted(self, slots: Sequence[Slot]) -> Wanted | None:
+        if not self._trials or self._options.allocation is not None:  # whose time runs out for more and more arms
+            found = claims.waiting_trials(self._store, self._study_id, arms=self.arms_in_time())
+            self._trials = deque(found)
+        if not self._trials:
+            return None
+        among = list(itertools.islice(self._trials, len(slots) + claims.CHUNK))
+        noted = [(slot.name, self._noted_of(slot)) for slot in slots]
+        return Wanted(self._runner, noted, among, self._code, self._options.lease_s)
+
+    def _noted_of(self, slot: Slot) -> dict[str, str]:
+        threads = str(self._plan.study.execution.threads)
+        return {**self._facts, **self._facts_of(slot), "slot": slot.name, "threads": threads}
+
+    def _facts_of(self, slot: Slot) -> dict[str, str]:
+        """Ask for a GPU's model and driver once; the query takes a second on some hosts."""
+        if not slot.gpus:
+            return {}
+        if slot.name not in self._gpu_facts:
+            several = {"gpus": str(len(slot.gpus))} if len(slot.gpus) > 1 else {}
+            self._gpu_facts[slot.name] = gpu_facts(slot.gpus[0]) | several
+        return self._gpu_facts[slot.name]
