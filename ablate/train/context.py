@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ import torch
 from ablate.train import checkpoint, scores
 from ablate.train.folder import EPOCHS, AttemptFolder, encode_number, make_folder, newest, write_whole
 from ablate.train.seeding import stream_seed
+
+
+# trains one seed of several in one model: from settings, context and what builds the network, to its metrics
+Together = Callable[[Mapping[str, Any], "Context", Callable[[Any], torch.nn.Module]], dict[str, float]]
 
 
 class Diverged(Exception):
@@ -35,6 +39,7 @@ class Context:
     memory_format  how images and convolutions lie in memory, from there as well
     folder    the attempt's folder; see ``artifact`` and ``earlier``
     metrics   the metrics that the study declares, the primary one first; none in a notebook
+    together  what trains this seed in one model with others, for ``train_classifier``; None where it trains by itself
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Context:
         fingerprint: str = "",
         metrics: Sequence[str] = (),
         stop_requested: Callable[[], bool] = lambda: False,
+        together: Together | None = None,
     ) -> None:
         self.seed = seed
         self.device = torch.device(device)
@@ -57,6 +63,7 @@ class Context:
         self.folder = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="ablate-"))
         make_folder(self.folder)
         self.metrics = tuple(metrics)
+        self.together = together
         self.resumed_from = ""
         self.facts: dict[str, str] = {}
         self._files = AttemptFolder(self.folder)

@@ -57,7 +57,8 @@ class Work:
 
     ``device`` is ``cpu`` or ``cuda``; ``earlier`` lists the folders of earlier attempts, newest first;
     ``locks`` are files that the worker holds (flock) for as long as it or a child of it lives; ``check_only`` asks it
-    to find the task and not to call it.
+    to find the task and not to call it. Where ``fuse`` is more than 1, so many seeds are trained in one model: this one
+    and those of the folders ``mates``.
     """
 
     task: str
@@ -73,6 +74,8 @@ class Work:
     earlier: tuple[str, ...] = ()
     locks: tuple[str, ...] = ()
     check_only: bool = False
+    fuse: int = 1
+    mates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class AttemptFolder:
 
     def work(self) -> Work:
         values = json.loads(self.work_file.read_text())
-        for name in ("metrics", "earlier", "locks"):
+        for name in ("metrics", "earlier", "locks", "mates"):
             values[name] = tuple(values[name])
         return Work(**values)
 
@@ -180,6 +183,14 @@ class AttemptFolder:
             failpoint("note-begun")
             with open_plain(self.log_file, "ab") as file:
                 file.write(f"ablate: {line}\n".encode())
+
+    def share_log(self, of: AttemptFolder) -> None:
+        """Have the log of another attempt, of the same process, as ours: the same file, or where it is."""
+        try:
+            failpoint("log-shared")
+            os.link(of.log_file, self.log_file)
+        except OSError:  # a file system without links, or an attempt without a log
+            self.note_in_log(f"the log of all that were trained with it is {of.log_file}")
 
     def cap_log(self) -> None:
         """Cut out the middle of a log that has grown beyond ``LOG_CAP``, also while a worker writes it.

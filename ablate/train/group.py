@@ -1,0 +1,74 @@
+"""Run the tasks of several attempts in one process, so that what they ask to be trained is trained together.
+
+Each task has a thread of its own, and only one of them runs at a time: until it asks ``train_classifier`` for its
+training, or ends. When all wait, what they asked for is done for all at once, in the main thread, and each goes on with
+its own metrics. So a task needs to know nothing of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ablate.train.context import Context
+from ablate.train.together import Asked, train_together
+
+Metrics = Mapping[str, float]
+
+
+class Seat:
+    """A task in a thread of its own, which runs only while ``go_on`` waits for it."""
+
+    def __init__(self, task: Callable[[Seat], None]) -> None:
+        self.asked: Asked | None = None
+        self.has_asked = False  # ever
+        self._answer: Metrics | BaseException | None = None
+        self._turn, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._live, args=(task,), daemon=True)
+        self._thread.start()
+
+    def go_on(self, answer: Metrics | BaseException | None = None) -> None:
+        """Have the task run on, with what it asked for, until it asks (again) or has ended."""
+        self.asked, self._answer = None, answer
+        self._turn.release()
+        self._back.acquire()
+        if self.asked is None:
+            self._thread.join()
+
+    def _live(self, task: Callable[[Seat], None]) -> None:
+        self._turn.acquire()
+        try:
+            task(self)
+        finally:
+            self._back.release()
+
+    def __call__(
+        self, settings: Mapping[str, Any], context: Context, build_model: Callable[[Any], Any]
+    ) -> dict[str, float]:
+        """Wait, in the task's thread, until what it asks for is done. Raises what ended that."""
+        self.asked, self.has_asked = Asked(settings, context, build_model), True
+        self._back.release()
+        self._turn.acquire()
+        if isinstance(self._answer, BaseException):
+            raise self._answer
+        assert self._answer is not None
+        return dict(self._answer)
+
+
+def run_group(tasks: Sequence[Callable[[Seat], None]], members: int) -> None:
+    """Run ``tasks`` to their end; what they ask to be trained is trained in models of ``members`` seeds.
+
+    Each is called with its seat, which is its context's ``together``, and must raise nothing.
+    """
+    seats = [Seat(task) for task in tasks]
+    for seat in seats:
+        seat.go_on()
+    while waiting := [(seat, seat.asked) for seat in seats if seat.asked is not None]:
+        answers: Sequence[Metrics | BaseException]
+        try:
+            answers = train_together([asked for _, asked in waiting], members)
+        except BaseException as error:  # each of them ends by it, as it would have alone
+            answers = [error] * len(waiting)
+        for (seat, _), answer in zip(waiting, answers, strict=True):
+            seat.go_on(answer)
