@@ -64,7 +64,7 @@ def run_study(
     SlotPool(plan.study.resources, threads=plan.study.execution.threads)  # no GPU: said before anything is written
     missing = _missing(grown_plan(existing, plan.study).restricted(options.arms), existing, old_code, fresh=fresh)
     with worker_server() as workers:
-        store, study_id = _recorded(missing, existing, make_store, workers)
+        store, study_id = _recorded(missing, existing, make_store, workers, options.data_dir)
         beside(store)
         runner = Runner(
             store,
@@ -124,12 +124,16 @@ def _missing(plan: Plan, existing: Store | None, old_code: Callable[[int], OldCo
 
 
 def _recorded(
-    missing: _Missing, existing: Store | None, make_store: Callable[[], Store], workers: Workers
+    missing: _Missing,
+    existing: Store | None,
+    make_store: Callable[[], Store],
+    workers: Workers,
+    data_dir: Path | None = None,
 ) -> tuple[Store, int]:
     """Return the store with the plan in it, and its study's id, once the task is known to be there."""
     if missing.anything:
         workers.start(preloaded(missing.plan.study.task, missing.plan.study.folder))
-        check_task(missing.plan, workers, missing.plan.study.folder)
+        check_task(missing.plan, workers, missing.plan.study.folder, data_dir)
     store = existing or make_store()
     study_id = record_plan(store, missing.plan)
     retrain(store, missing.again)

@@ -19,6 +19,8 @@ from ablate.store.store import Store
 
 LENGTHS_S = 30.0  # how long what is known of a trial's length may be old
 
+Group = Sequence[int]  # trials that are trained in one model, by id: one, where none are fused
+
 
 class Waiting:
     """The trials that waited when we last asked, and the claims on them by one runner.
@@ -43,7 +45,8 @@ class Waiting:
         self._options = options
         self._runner = runner
         self._code = code
-        self._trials: deque[int] = deque()
+        self._fuse = plan.study.execution.fuse
+        self._trials: deque[Group] = deque()
         self._next_lengths = 0.0
         self._lengths: dict[str, float] = {}  # of a trial of each arm, in seconds, as far as that is known
         self._facts = machine_facts() | git_facts(study_folder, store.folder / "diffs")
@@ -60,13 +63,21 @@ class Waiting:
 
     def put_first(self, trial: int) -> None:
         """Take in that a trial waits again, before any other."""
-        self._trials.appendleft(trial)
+        if self._fuse > 1:
+            self._trials.clear()  # those that may be trained with it have to be found
+        else:
+            self._trials.appendleft([trial])
 
-    def exchange(self, finished: Sequence[Finished], slots: Sequence[Slot]) -> tuple[list[Claim], list[Claim]]:
-        """Keep what has ended and claim a trial for each slot, as far as trials wait, in one transaction.
+    def exchange(
+        self, finished: Sequence[Finished], slots: Sequence[Slot], *, most: int | None = None
+    ) -> tuple[list[Claim], list[Sequence[Claim]]]:
+        """Keep what has ended and claim for each slot what is trained in one model, as far as trials wait.
 
-        Returns the claims of those that were fenced, and the new ones.
+        All in one transaction, except that groups of several take one each; ``most`` bounds their trials. Returns the
+        claims of those that were fenced, and the new ones.
         """
+        if self._fuse > 1:
+            return self._exchange_groups(finished, slots, most)
         wanted = self._wanted(slots) if slots else None
         if not finished and wanted is None:
             return [], []
@@ -75,6 +86,23 @@ class Waiting:
             last = max((wanted.among.index(claim.trial) for claim in claimed), default=len(wanted.among) - 1)
             for _ in range(last + 1):
                 self._trials.popleft()  # the ones between are others' by now
+        return fenced, [[claim] for claim in claimed]
+
+    def _exchange_groups(
+        self, finished: Sequence[Finished], slots: Sequence[Slot], most: int | None
+    ) -> tuple[list[Claim], list[Sequence[Claim]]]:
+        fenced = claims.exchange(self._store, finished, None)[0] if finished else []
+        claimed: list[Sequence[Claim]] = []
+        for slot in slots:
+            left = None if most is None else most - sum(map(len, claimed))
+            group: list[Claim] = []
+            while not group and left != 0 and self._ask():
+                among = list(self._trials.popleft())[:left]
+                noted = [(slot.name, self._noted_of(slot))] * len(among)
+                wanted = Wanted(self._runner, noted, among, self._code, self._options.lease_s)
+                _, group = claims.exchange(self._store, (), wanted)  # none, where others have taken them
+            if group:
+                claimed.append(group)
         return fenced, claimed
 
     def arms_in_time(self) -> Sequence[str] | None:
@@ -89,13 +117,17 @@ class Waiting:
         arms = self._options.arms or [each.name for each in self._plan.arms]
         return [each for each in arms if allocation.has_room(self._lengths.get(each, unknown) + self._options.grace_s)]
 
-    def _wanted(self, slots: Sequence[Slot]) -> Wanted | None:
+    def _ask(self) -> bool:
+        """Ask the store, where we know of no trials that wait. True where there are some."""
         if not self._trials or self._options.allocation is not None:  # whose time runs out for more and more arms
-            found = claims.waiting_trials(self._store, self._study_id, arms=self.arms_in_time())
+            found = claims.waiting_trials(self._store, self._study_id, arms=self.arms_in_time(), fuse=self._fuse)
             self._trials = deque(found)
-        if not self._trials:
+        return bool(self._trials)
+
+    def _wanted(self, slots: Sequence[Slot]) -> Wanted | None:
+        if not self._ask():
             return None
-        among = list(itertools.islice(self._trials, len(slots) + claims.CHUNK))
+        among = [trial for (trial,) in itertools.islice(self._trials, len(slots) + claims.CHUNK)]
         noted = [(slot.name, self._noted_of(slot)) for slot in slots]
         return Wanted(self._runner, noted, among, self._code, self._options.lease_s)
 

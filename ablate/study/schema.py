@@ -245,6 +245,14 @@ class Execution(_Model):
         "trial to the next",
     )
 
+    fuse: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="seeds of one arm that are trained in one model, for small networks on `train_classifier`; "
+        "other counts give other bits",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _preset_written_out(cls, value: Any) -> Any:

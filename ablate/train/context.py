@@ -15,7 +15,6 @@ from ablate.train import checkpoint, scores
 from ablate.train.folder import EPOCHS, AttemptFolder, encode_number, make_folder, newest, write_whole
 from ablate.train.seeding import stream_seed
 
-
 # trains one seed of several in one model: from settings, context and what builds the network, to its metrics
 Together = Callable[[Mapping[str, Any], "Context", Callable[[Any], torch.nn.Module]], dict[str, float]]
 

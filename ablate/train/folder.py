@@ -184,14 +184,6 @@ class AttemptFolder:
             with open_plain(self.log_file, "ab") as file:
                 file.write(f"ablate: {line}\n".encode())
 
-    def share_log(self, of: AttemptFolder) -> None:
-        """Have the log of another attempt, of the same process, as ours: the same file, or where it is."""
-        try:
-            failpoint("log-shared")
-            os.link(of.log_file, self.log_file)
-        except OSError:  # a file system without links, or an attempt without a log
-            self.note_in_log(f"the log of all that were trained with it is {of.log_file}")
-
     def cap_log(self) -> None:
         """Cut out the middle of a log that has grown beyond ``LOG_CAP``, also while a worker writes it.
 

@@ -95,7 +95,7 @@ def side_by_side(images: Tensor, memory_format: torch.memory_format) -> Tensor:
 
 def by_member(logits: Tensor, members: int) -> Tensor:
     """Return logits [B, K·classes] as [K, B, classes]."""
-    return logits.unflatten(1, (members, -1)).transpose(0, 1)
+    return logits.reshape(len(logits), members, -1).transpose(0, 1)
 
 
 class FusedLinear(nn.Module):
@@ -112,8 +112,8 @@ class FusedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 2:
             raise Unfusable(f"a Linear is given {x.dim()} dimensions; only [batch, features] can be fused")
-        inputs = x.unflatten(1, (self.members, -1)).transpose(0, 1)
-        weight = self.weight.unflatten(0, (self.members, -1)).mT
+        inputs = x.reshape(len(x), self.members, -1).transpose(0, 1)
+        weight = self.weight.view(self.members, -1, self.weight.shape[1]).mT
         if self.bias is None:
             out = torch.bmm(inputs, weight)
         else:
@@ -177,7 +177,7 @@ def _is_known(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
             module = modules[str(node.target)]
             kind = type(module)  # not of a subclass, whose forward pass is another
             if kind is nn.Flatten:
-                return (module.start_dim, module.end_dim) == (1, -1)
+                return bool(module.start_dim == 1 and module.end_dim == -1)
             return kind in _WIDENED or (kind in _AS_IT_IS and not getattr(module, "return_indices", False))
         case "call_function":
             if node.target in _OF_TWO:
@@ -188,7 +188,9 @@ def _is_known(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
         case "call_method":
             if node.target in ("view", "reshape"):
                 shape = node.args[1:] if len(node.args) > 2 else node.args[-1]
-                return isinstance(shape, tuple) and len(shape) == 2 and _is_batch_size(shape[0]) and shape[1] == -1
+                return (
+                    isinstance(shape, tuple) and len(shape) == 2 and _is_batch_size(shape[0]) and bool(shape[1] == -1)
+                )
             if node.target == "flatten":
                 return _is_flat(node)
             if node.target == "mean":
@@ -201,12 +203,12 @@ def _is_known(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 
 def _is_flat(node: fx.Node) -> bool:
     start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim")
-    return start == 1 and len(node.args) <= 2 and "end_dim" not in node.kwargs
+    return bool(start == 1) and len(node.args) <= 2 and "end_dim" not in node.kwargs
 
 
 def _is_of_pixels(node: fx.Node) -> bool:
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    return isinstance(dims, Sequence) and sorted(dims) in ([2, 3], [-2, -1])
+    return dims in ((2, 3), [2, 3], (-2, -1), [-2, -1])
 
 
 def _is_batch_size(node: object) -> bool:
@@ -214,14 +216,14 @@ def _is_batch_size(node: object) -> bool:
     if not isinstance(node, fx.Node):
         return False
     if node.op == "call_method" and node.target == "size":
-        return node.args[1:] == (0,)
+        return bool(node.args[1:] == (0,))
     if node.target is getattr:
-        return node.args[1] == "shape" and all(_is_batch_size(user) for user in node.users)
-    return node.target is operator.getitem and node.args[1] == 0 and _is_shape(node.args[0])
+        return bool(node.args[1] == "shape") and all(_is_batch_size(user) for user in node.users)
+    return node.target is operator.getitem and bool(node.args[1] == 0) and _is_shape(node.args[0])
 
 
 def _is_shape(node: object) -> bool:
-    return isinstance(node, fx.Node) and node.target is getattr and node.args[1] == "shape"
+    return isinstance(node, fx.Node) and node.target is getattr and bool(node.args[1] == "shape")
 
 
 def _described(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
@@ -237,17 +239,16 @@ _Wider = Callable[[Any, int], nn.Module]
 
 
 def _wider_conv(conv: nn.Conv2d, members: int) -> nn.Module:
-    return nn.utils.skip_init(
+    wider: nn.Module = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         nn.Conv2d, members * conv.in_channels, members * conv.out_channels, conv.kernel_size, stride=conv.stride,
         padding=conv.padding, dilation=conv.dilation, groups=members * conv.groups, bias=conv.bias is not None,
         padding_mode=conv.padding_mode, device=conv.weight.device, dtype=conv.weight.dtype,
     )  # fmt: skip
+    return wider
 
 
 def _wider_batch_norm(norm: nn.BatchNorm2d | nn.BatchNorm1d, members: int) -> nn.Module:
-    wider = type(norm)(
-        members * norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
-    )
+    wider = type(norm)(members * norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     return _like(wider, norm)
 
 

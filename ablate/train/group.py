@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ablate.train.context import Context
-from ablate.train.together import Asked, train_together
+from ablate.train.together import Asked
 
 Metrics = Mapping[str, float]
 
@@ -56,8 +56,10 @@ class Seat:
         return dict(self._answer)
 
 
-def run_group(tasks: Sequence[Callable[[Seat], None]], members: int) -> None:
-    """Run ``tasks`` to their end; what they ask to be trained is trained in models of ``members`` seeds.
+def run_group(
+    tasks: Sequence[Callable[[Seat], None]], train: Callable[[Sequence[Asked]], Sequence[Metrics | BaseException]]
+) -> None:
+    """Run ``tasks`` to their end; ``train`` gives what each of them asks for, or what ends it.
 
     Each is called with its seat, which is its context's ``together``, and must raise nothing.
     """
@@ -67,7 +69,7 @@ def run_group(tasks: Sequence[Callable[[Seat], None]], members: int) -> None:
     while waiting := [(seat, seat.asked) for seat in seats if seat.asked is not None]:
         answers: Sequence[Metrics | BaseException]
         try:
-            answers = train_together([asked for _, asked in waiting], members)
+            answers = train([asked for _, asked in waiting])
         except BaseException as error:  # each of them ends by it, as it would have alone
             answers = [error] * len(waiting)
         for (seat, _), answer in zip(waiting, answers, strict=True):

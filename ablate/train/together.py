@@ -12,7 +12,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from ablate.train.classification import (
     record_epoch,
     set_rate,
 )
-from ablate.train.context import Context, Diverged
+from ablate.train.context import Context, Diverged, Interrupted
 from ablate.train.data import ImageData
 from ablate.train.frozen import parted
 from ablate.train.fused import (
@@ -85,22 +85,28 @@ def train_together(asked: Sequence[Asked], members: int) -> list[dict[str, float
     from where they were: those behind first. ``train_seconds`` of a seed is its share. Raises Unfusable for a network
     or a schedule that does not allow it, and all that ``train_classifier`` raises.
     """
-    first = asked[0]
-    if any(dict(each.settings) != dict(first.settings) for each in asked):
-        raise Unfusable("the settings that the task gives to train_classifier depend on the seed")
-    group = _Group(Recipe.read(first.settings, first.context), asked, members)
+    group = _Group(asked, members)
     while active := group.behind():
         group.train_epoch(active)
     return group.conclude()
 
 
+def check_together(asked: Sequence[Asked], members: int) -> Never:
+    """Raise what keeps these seeds from being trained in one model; where nothing does, Interrupted."""
+    _Group(asked, members)
+    raise Interrupted
+
+
 class _Group:
     """K places in one model, the seeds that take them, and the data that all of them see."""
 
-    def __init__(self, recipe: Recipe, asked: Sequence[Asked], places: int) -> None:
-        self.recipe = recipe
+    def __init__(self, asked: Sequence[Asked], places: int) -> None:
+        first = asked[0]
+        if any(dict(each.settings) != dict(first.settings) for each in asked):
+            raise Unfusable("the settings that the task gives to train_classifier depend on the seed")
+        self.recipe = recipe = Recipe.read(first.settings, first.context)
         self.places = places
-        self._context = asked[0].context  # what is the same in all: device, arithmetic, layout
+        self._context = first.context  # what is the same in all: device, arithmetic, layout
         if recipe.train.schedule == "plateau":
             raise Unfusable("with the schedule `plateau` each seed comes to a rate of its own")
         self.models = [self._built(each) for each in asked]
@@ -121,7 +127,7 @@ class _Group:
         ]
         for member in self.members:
             member.context.fact("fused", f"{places} seeds in one model")
-        self._seated: list[_Member] = []
+        self._seated: list[int] = []
 
     def _built(self, asked: Asked) -> nn.Module:
         context = asked.context
@@ -147,7 +153,7 @@ class _Group:
     def _load(self, seated: list[_Member], states: Sequence[Mapping[str, Any]]) -> None:
         self._net.load_state_dict(joined_states([state["model"] for state in states]))
         self._optimizer.load_state_dict(joined_optimizer_states([state["optimizer"] for state in states]))
-        self._seated = seated
+        self._seated = [id(each) for each in seated]
 
     # --- what is computed
 
@@ -163,7 +169,7 @@ class _Group:
         recipe, plan, data = self.recipe, self.recipe.train, self.recipe.data
         epoch = active[0].done + 1
         seated = self._seat(active)
-        if [id(each) for each in seated] != [id(each) for each in self._seated]:
+        if [id(each) for each in seated] != self._seated:
             self._load(seated, [each.state for each in seated])
         orders = {id(each): self._order(each, epoch) for each in active}
         draws = {id(each): recipe.augmenter.draws(each.context.generator("augment", epoch)) for each in active}
@@ -216,7 +222,8 @@ class _Group:
         """Return the augmented, normalised images [K, B, C, H, W] at ``index`` [K, B], by the draws at ``rows``."""
         recipe, every, row = self.recipe, index.flatten(), rows.flatten()
         images = normalise(recipe.augmenter.batch(every, drawn, row), recipe.mean, recipe.std)
-        return recipe.augmenter.cut_out(images, row, drawn).unflatten(0, index.shape)
+        images = recipe.augmenter.cut_out(images, row, drawn)
+        return images.view(*index.shape, *images.shape[1:])
 
     def _keep(self, member: _Member, facts: Mapping[str, float]) -> None:
         """Record a member's epoch, note where it has diverged, and write its checkpoint."""
@@ -226,9 +233,7 @@ class _Group:
         except Diverged as diverged:
             member.diverged = diverged
             return
-        if plan.keep == "best" and (
-            not member.best or member.metrics["val_acc"] > member.best["metrics"]["val_acc"]
-        ):
+        if plan.keep == "best" and (not member.best or member.metrics["val_acc"] > member.best["metrics"]["val_acc"]):
             member.best = {"epoch": member.done, "metrics": member.metrics, "model": member.state["model"]}
         if member.done < plan.epochs:
             member.context.checkpoint(
@@ -271,7 +276,7 @@ class _Group:
         seated = self._seat(finished)
         if self.recipe.train.keep == "best":
             self._load(seated, [{**each.state, "model": each.best["model"]} for each in seated])
-        elif [id(each) for each in seated] != [id(each) for each in self._seated]:
+        elif [id(each) for each in seated] != self._seated:
             self._load(seated, [each.state for each in seated])
         self._net.eval()
         test = self.recipe.data.read_test()
@@ -291,7 +296,7 @@ class _Group:
         member: _Member,
         model: nn.Module,
         test: Images,
-        measured: Mapping[str, float],
+        measured: dict[str, float],
         test_guesses: npt.NDArray[np.int64],
     ) -> dict[str, float]:
         context, recipe = member.context, self.recipe
@@ -316,9 +321,8 @@ def losses_of(logits: Tensor, labels: Tensor, train: TrainSettings) -> Tensor:
 
 
 def _each(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    return cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing
-    ).unflatten(0, labels.shape)
+    losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing)
+    return losses.view(labels.shape)
 
 
 def _started(context: Context, recipe: Recipe, fresh: dict[str, Any]) -> _Member:

@@ -46,9 +46,9 @@ _stop: list[int] = []  # requests to end this process, which are never forgotten
 
 
 def run_attempt(path: str | Path) -> str:
-    """Do the work of one attempt folder, and of its mates; write how each ended and return the first outcome but ``ok``.
+    """Do the work of one attempt folder, and of its mates; write how each ended. Never raises for what the task does.
 
-    Never raises for what the task does.
+    Returns ``ok`` where all ended so, else the first other outcome.
     """
     first = AttemptFolder(path)
     work = first.work()
@@ -60,7 +60,7 @@ def run_attempt(path: str | Path) -> str:
             for earlier in (earlier for each in works for earlier in each.earlier):
                 AttemptFolder(earlier).sweep()
             task = _command_task(work) if work.task.startswith("{") else _find_task(work)
-            if work.check_only:
+            if work.check_only and work.fuse == 1:
                 results = [Result("ok")]
             else:
                 signal.signal(signal.SIGTERM, lambda number, _: _stop.append(number))
@@ -98,8 +98,10 @@ def _called(task: Task, folder: AttemptFolder, work: Work, seat: Seat | None = N
 
 def _called_together(task: Task, folders: Sequence[AttemptFolder], works: Sequence[Work]) -> list[Result]:
     """Call the task for each of the attempts, whose seeds are trained in one model, and return how each ended."""
-    from ablate.train.group import Seat, run_group  # and with it the loop, which no other task needs
+    from ablate.train.group import run_group  # and with it the loop, which no other task needs
+    from ablate.train.together import Asked, check_together, train_together
 
+    first = works[0]
     results: dict[int, Result] = {}
 
     def call(number: int) -> Callable[[Seat], None]:
@@ -108,11 +110,16 @@ def _called_together(task: Task, folders: Sequence[AttemptFolder], works: Sequen
 
         return calling
 
-    prepare(works[0].seed, works[0].threads)
+    def train(asked: Sequence[Asked]) -> Sequence[Mapping[str, float] | BaseException]:
+        return check_together(asked, first.fuse) if first.check_only else train_together(asked, first.fuse)
+
+    prepare(first.seed, first.threads)
     for mate in folders[1:]:
-        mate.share_log(folders[0])
-    run_group([call(number) for number in range(len(folders))], works[0].fuse)
-    return [results[number] for number in range(len(folders))]
+        mate.note_in_log(f"trained in one model with others: what they print is in {folders[0].log_file}")
+    run_group([call(number) for number in range(len(folders))], train)
+    told = [results[number] for number in range(len(folders))]
+    # what is only checked ends where its training would begin
+    return [Result("ok") if first.check_only and each.outcome == "interrupted" else each for each in told]
 
 
 def live(path: str, orders: Orders | None = None) -> int:
