@@ -38,7 +38,7 @@ class Crew:
         self._limits = study.resources
         self._is_command = study.task.command is not None
         self._is_warm = study.execution.isolation == "warm"
-        self._is_fused = study.execution.fuse > 1
+        self._is_fused = study.execution.members > 1
         self._data = {"ABLATE_DATA": str(options.data_dir.resolve())} if options.data_dir else {}
         self._grace_s = options.grace_s
         self._begun = begun

@@ -209,7 +209,7 @@ class Runner:
             metrics=tuple(study.metrics),
             earlier=tuple(str(self._store.path_of(earlier)) for earlier in claim.earlier),
             locks=(str(attempt.folder.path.parent / "lock"), *worker.slot.occupied),
-            fuse=study.execution.fuse,
+            fuse=study.execution.members,
             mates=mates,
         )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from ablate.run.endings import last_word
 from ablate.run.progress import FAILURE_LINES
 from ablate.run.workers import Exit, Workers
 from ablate.train.folder import AttemptFolder, Result, Work
+
+PATIENCE_S = 600.0  # for a task to come to where it is trained: to import, to download and prepare data, to build
+DEAD = f"the process died, or had not called train_classifier after {PATIENCE_S:.0f} s"
 
 
 def check_task(plan: Plan, workers: Workers, study_folder: Path, data_dir: Path | None = None) -> None:
@@ -27,7 +32,7 @@ def check_task(plan: Plan, workers: Workers, study_folder: Path, data_dir: Path 
         folder = AttemptFolder(name)
         folder.create(_work(plan, study_folder, {}))
         worker = workers.spawn(folder.path, {"CUDA_VISIBLE_DEVICES": ""})
-        result = last_word(folder, _end_of(worker, workers))
+        result = last_word(folder, ends_of([worker], workers)[worker])
         if result is not None and result.exit_code == EXIT_ENVIRONMENT:
             raise EnvironmentFault(result.error, hint=result.hint)
         if result is None or result.outcome != "ok":
@@ -40,7 +45,7 @@ def check_task(plan: Plan, workers: Workers, study_folder: Path, data_dir: Path 
                 where=plan.study.where("task"),
                 hint=hint,
             )
-        if plan.study.execution.fuse > 1:
+        if plan.study.execution.members > 1:
             _check_fused(plan, workers, study_folder, folder.path, data_dir)
 
 
@@ -49,16 +54,16 @@ def _check_fused(plan: Plan, workers: Workers, study_folder: Path, within: Path,
     first_of = {each.arm: each.trial for each in reversed(plan.replicates)}
     arms = {arm: AttemptFolder(within / str(number)) for number, arm in enumerate(first_of)}
     for arm, folder in arms.items():
-        fuse, trial = plan.study.execution.fuse, first_of[arm]
+        fuse, trial = plan.study.execution.members, first_of[arm]
         folder.create(_work(plan, study_folder, trial.settings, seed=trial.seed, fuse=fuse))
     first, *others = [folder.path for folder in arms.values()]
     environment = {"ABLATE_DATA": str(data_dir.resolve())} if data_dir else {}
     worker = workers.spawn(first, {"CUDA_VISIBLE_DEVICES": "", **environment}, warm=True)
     workers.go_on(worker, others)
     workers.retire(worker)
-    end = _end_of(worker, workers)
+    end = ends_of([worker], workers)[worker]
     for arm, folder in arms.items():  # it has stopped at the first that it could not fuse
-        result = last_word(folder, end) or Result("error", error="the process died while building its network")
+        result = last_word(folder, end) or Result("error", error=DEAD)
         if result.exit_code == EXIT_ENVIRONMENT:
             raise EnvironmentFault(result.error, hint=result.hint)
         if result.outcome != "ok":
@@ -84,8 +89,15 @@ def _work(plan: Plan, study_folder: Path, settings: Mapping[str, Any], *, seed: 
     )
 
 
-def _end_of(worker: int, workers: Workers) -> Exit:
-    while True:
-        for each in workers.wait(1.0):
-            if isinstance(each, Exit) and each.worker == worker:
-                return each
+def ends_of(started: Collection[int], workers: Workers) -> dict[int, Exit]:
+    """Wait until these workers have ended and return how. What takes too long, by a loop of its own, is killed."""
+    deadline = time.monotonic() + PATIENCE_S
+    ended: dict[int, Exit] = {}
+    while len(ended) < len(started):
+        for each in workers.wait(0.1):
+            if isinstance(each, Exit) and each.worker in started:
+                ended[each.worker] = each
+        if time.monotonic() > deadline:
+            for worker in set(started) - set(ended):
+                workers.signal(worker, signal.SIGKILL)
+    return ended

@@ -45,7 +45,7 @@ class Waiting:
         self._options = options
         self._runner = runner
         self._code = code
-        self._fuse = plan.study.execution.fuse
+        self._fuse = plan.study.execution.members
         self._trials: deque[Group] = deque()
         self._next_lengths = 0.0
         self._lengths: dict[str, float] = {}  # of a trial of each arm, in seconds, as far as that is known

@@ -288,10 +288,12 @@ def _analysis_flaws(study: Study) -> Iterator[Flaw]:
 
 def _fuse_flaws(study: Study) -> Iterator[Flaw]:
     place = ("execution", "fuse")
-    if study.execution.fuse > 1 and study.task.command is not None:
+    if study.execution.fuse == 1:
+        return
+    if study.task.command is not None:
         hint = "take `fuse` out, or write the task as a function that calls train_classifier"
         yield Flaw(place, "a command trains one seed at a time, so its seeds can't be fused", hint)
-    if study.execution.fuse > 1 and study.tune:
+    if study.tune:
         hint = "take `fuse` out: a candidate of `tune` has few seeds, and may be ended by itself"
         yield Flaw(place, "`fuse` does not go with `tune`", hint)
 

@@ -58,7 +58,8 @@ class Work:
     ``device`` is ``cpu`` or ``cuda``; ``earlier`` lists the folders of earlier attempts, newest first;
     ``locks`` are files that the worker holds (flock) for as long as it or a child of it lives; ``check_only`` asks it
     to find the task and not to call it. Where ``fuse`` is more than 1, so many seeds are trained in one model: this one
-    and those of the folders ``mates``.
+    and those of the folders ``mates``. With ``candidates``, it is measured how long an iteration takes with so many
+    seeds in one model, for about ``seconds`` in all; the result's facts say so.
     """
 
     task: str
@@ -76,6 +77,8 @@ class Work:
     check_only: bool = False
     fuse: int = 1
     mates: tuple[str, ...] = ()
+    candidates: tuple[int, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class AttemptFolder:
 
     def work(self) -> Work:
         values = json.loads(self.work_file.read_text())
-        for name in ("metrics", "earlier", "locks", "mates"):
+        for name in ("metrics", "earlier", "locks", "mates", "candidates"):
             values[name] = tuple(values[name])
         return Work(**values)
 

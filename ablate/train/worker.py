@@ -60,11 +60,12 @@ def run_attempt(path: str | Path) -> str:
             for earlier in (earlier for each in works for earlier in each.earlier):
                 AttemptFolder(earlier).sweep()
             task = _command_task(work) if work.task.startswith("{") else _find_task(work)
-            if work.check_only and work.fuse == 1:
+            is_alone = work.fuse == 1 and not work.candidates
+            if work.check_only and is_alone:
                 results = [Result("ok")]
             else:
                 signal.signal(signal.SIGTERM, lambda number, _: _stop.append(number))
-                results = [_called(task, first, work)] if work.fuse == 1 else _called_together(task, folders, works)
+                results = [_called(task, first, work)] if is_alone else _called_together(task, folders, works)
     except BaseException as error:
         results = [_result_of(error, work.settings)] * len(folders)
         _explain(error, results[0])
@@ -99,6 +100,7 @@ def _called(task: Task, folder: AttemptFolder, work: Work, seat: Seat | None = N
 def _called_together(task: Task, folders: Sequence[AttemptFolder], works: Sequence[Work]) -> list[Result]:
     """Call the task for each of the attempts, whose seeds are trained in one model, and return how each ended."""
     from ablate.train.group import run_group  # and with it the loop, which no other task needs
+    from ablate.train.pace import measure
     from ablate.train.together import Asked, check_together, train_together
 
     first = works[0]
@@ -111,6 +113,8 @@ def _called_together(task: Task, folders: Sequence[AttemptFolder], works: Sequen
         return calling
 
     def train(asked: Sequence[Asked]) -> Sequence[Mapping[str, float] | BaseException]:
+        if first.candidates:
+            measure(asked[0], first.candidates, first.seconds)
         return check_together(asked, first.fuse) if first.check_only else train_together(asked, first.fuse)
 
     prepare(first.seed, first.threads)
@@ -119,7 +123,9 @@ def _called_together(task: Task, folders: Sequence[AttemptFolder], works: Sequen
     run_group([call(number) for number in range(len(folders))], train)
     told = [results[number] for number in range(len(folders))]
     # what is only checked ends where its training would begin
-    return [Result("ok") if first.check_only and each.outcome == "interrupted" else each for each in told]
+    return [
+        replace(each, outcome="ok") if first.check_only and each.outcome == "interrupted" else each for each in told
+    ]
 
 
 def live(path: str, orders: Orders | None = None) -> int:

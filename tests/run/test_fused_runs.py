@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 from tests.command import ablate, query, results
@@ -112,3 +114,47 @@ def test_a_task_with_a_loop_of_its_own_is_refused(project: Path) -> None:
     ran = ablate("run", "toy.yaml", cwd=project)
     assert ran.returncode == 2
     assert "the task did not call train_classifier" in ran.stderr
+
+
+AUTO = STUDY.replace("fuse: 2", "fuse: auto").replace("epochs: 3", "epochs: 1")
+
+
+def test_auto_measures_once_and_keeps_its_choice(project: Path) -> None:
+    """A later run goes on with it, and its trials are those of the number that it names."""
+    write_study(project, AUTO, task=TASK)
+    ran = ablate("run", "toy.yaml", "--only", "baseline", cwd=project)
+    assert ran.returncode == 0, ran.stderr
+    told = re.search(r"^fuse: (\d) \(against seeds one by one, (.*); measured in (\d+) s\)$", ran.stderr, re.MULTILINE)
+    assert told, ran.stderr
+    [(kept,)] = query(project, "SELECT plan_json FROM plan")
+    fusing = json.loads(kept)["fusing"]
+    assert fusing["fuse"] == int(told[1])
+    assert set(fusing["paces"]) == {"baseline"}
+    assert {"1", "2"} <= set(fusing["paces"]["baseline"])
+    assert all(pace > 0 for pace in fusing["paces"]["baseline"].values())
+    for words in ((), ("--set", f"execution.fuse={told[1]}")):
+        again = ablate("run", "toy.yaml", "--only", "baseline", *words, cwd=project)
+        assert again.returncode == 0, again.stderr
+        assert "3 trials done (trained nothing new)" in again.stderr
+        assert "measured in" not in again.stderr
+    assert "6 trials: 3 done, 3 to do" in ablate("plan", "toy.yaml", cwd=project).stdout
+
+
+def test_auto_leaves_a_study_one_by_one_where_an_arm_cannot_be_fused(project: Path) -> None:
+    study = AUTO.replace("seeds: 3", "  - name: dropout\n    set: {model.dropout: 1}\nseeds: 1")
+    write_study(project, study, task=TASK)
+    ran = ablate("run", "toy.yaml", "--only", "baseline,dropout", cwd=project)
+    assert ran.returncode == 0, ran.stderr
+    why = "the arm `dropout`: the seeds of this network can't be trained in one model: `5` is Dropout"
+    assert f"fuse: 1 ({why}" in ran.stderr
+    assert {outcome for _, _, outcome, _ in attempts(project)} == {"ok"}
+
+
+def test_auto_is_not_measured_where_the_trials_do_not_run(project: Path) -> None:
+    write_study(project, AUTO, task=TASK)
+    (project / "results.csv").write_text("arm,seed,val_acc\nbaseline,1,70\n")
+    for words in (("run", "toy.yaml", "--queue"), ("import", "toy.yaml", "--csv", "results.csv")):
+        refused = ablate(*words, cwd=project)
+        assert refused.returncode == 2
+        assert "`fuse: auto` has not been measured yet" in refused.stderr
+    assert not (project / "runs").exists()
