@@ -34,7 +34,7 @@ class Attempt:
     ask_at: float | None = None
     kill_at: float | None = None
     fenced: bool = False
-    group: Sequence[Attempt] = ()
+    group: Sequence[Attempt] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         self.group = self.group or (self,)

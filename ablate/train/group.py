@@ -7,11 +7,16 @@ its own metrics. So a task needs to know nothing of it.
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ablate.train.context import Context
+from ablate.train.process import seed_all
+from ablate.train.seeding import stream_seed
 from ablate.train.together import Asked
 
 Metrics = Mapping[str, float]
@@ -47,13 +52,29 @@ class Seat:
         self, settings: Mapping[str, Any], context: Context, build_model: Callable[[Any], Any]
     ) -> dict[str, float]:
         """Wait, in the task's thread, until what it asks for is done. Raises what ended that."""
-        self.asked, self.has_asked = Asked(settings, context, build_model), True
+        self.asked, self.has_asked = Asked(settings, context, _as_now(build_model)), True
         self._back.release()
         self._turn.acquire()
+        seed_all(stream_seed(context.seed, "noise"))  # not where the others have left the generators
         if isinstance(self._answer, BaseException):
             raise self._answer
         assert self._answer is not None
         return dict(self._answer)
+
+
+def _as_now(build_model: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return ``build_model``, which finds the global generators as its own task has left them, whoever came since.
+
+    That of torch is seeded by the loop.
+    """
+    python, array = random.getstate(), np.random.get_state()
+
+    def build(data: Any) -> Any:
+        random.setstate(python)
+        np.random.set_state(array)
+        return build_model(data)
+
+    return build
 
 
 def run_group(

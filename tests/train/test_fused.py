@@ -250,7 +250,7 @@ def context(folder: Path, seed: int, **more: Any) -> Context:
     return Context(seed=seed, folder=folder / str(seed), metrics=("val_acc",), fingerprint=str(seed), **more)
 
 
-def weights_of(folder: Path, seed: int) -> str:
+def weights_of(folder: Path, seed: int | str) -> str:
     """Return the hash of the last checkpoint's weights."""
     newest = max((folder / str(seed) / "checkpoint").glob("*.pt"), key=lambda path: int(path.stem))
     digest = hashlib.sha256()
@@ -371,6 +371,8 @@ def test_two_seeds_of_one_place_are_refused(tmp_path: Path) -> None:
 # --- the worker
 
 TASK = """
+import random
+import numpy as np, torch
 from torch import nn
 from ablate.train.classification import train_classifier
 
@@ -381,9 +383,11 @@ def train(settings, context):
     if context.seed == settings.get("fails"):
         raise RuntimeError("no such luck")
     def build(data):
-        return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, data.classes))
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, data.classes))
+        net[1].bias.data += random.random() + np.random.rand()
+        return net
     metrics = train_classifier({k: v for k, v in settings.items() if k not in ("fails", "own_loop")}, context, build)
-    return metrics | {"mine": context.seed}
+    return metrics | {"mine": context.seed, "drawn": random.random() + np.random.rand() + torch.rand(()).item()}
 """
 
 
@@ -412,6 +416,18 @@ def test_each_task_of_a_group_goes_on_with_its_own_metrics(tmp_path: Path, capfd
     logs = [tmp_path / "trials" / str(seed) / "1" / "stdout.log" for seed in (1, 2, 3)]
     note = f"ablate: trained in one model with others: what they print is in {logs[0]}\n"
     assert [log.read_text() for log in logs] == ["", note, note]
+
+
+def test_what_a_task_draws_does_not_depend_on_its_mates(tmp_path: Path) -> None:
+    """Neither in building its network nor after its training, by whichever generator."""
+    for folder, seeds in (("among", [1, 2, 3]), ("others", [3, 4])):
+        (tmp_path / folder).mkdir()
+        group(tmp_path / folder, seeds)
+    among, others = (AttemptFolder(tmp_path / each / "trials" / "3" / "1").result() for each in ("among", "others"))
+    assert among is not None
+    assert others is not None
+    assert repeats(among.metrics) == repeats(others.metrics)
+    assert weights_of(tmp_path / "among" / "trials", "3/1") == weights_of(tmp_path / "others" / "trials", "3/1")
 
 
 def test_a_task_that_fails_before_it_is_trained_leaves_the_others(tmp_path: Path) -> None:
