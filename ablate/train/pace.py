@@ -25,28 +25,36 @@ UNFUSABLE = "unfusable"
 class Stopwatch:
     """Asked at each iteration whether to stop, and so knows when each began. Stops after ``seconds``, or MOST."""
 
-    def __init__(self, context: Context, seconds: float) -> None:
-        self._device = context.device
+    def __init__(self, clock: Callable[[], float], seconds: float) -> None:
+        self._clock = clock
         self._seconds = seconds
-        self._began = 0.0
         self._times: list[float] = []
-        # of one thread, its own time is what it would take if nothing else ran beside it
-        own = self._device.type == "cpu" and torch.get_num_threads() == 1
-        self._clock: Callable[[], float] = time.thread_time if own else time.perf_counter
 
     def __call__(self) -> bool:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.monotonic()
-        self._began = self._began or now
         self._times.append(self._clock())
-        return len(self._times) > MOST or (len(self._times) > FEWEST and now > self._began + self._seconds)
+        count, took = len(self._times), self._times[-1] - self._times[0]
+        return count > MOST or (count > FEWEST and took > self._seconds)
 
     def pace(self) -> float:
         """Return the seconds of an iteration, once the last one has ended."""
         times = [*self._times, self._clock()]
         took = [after - before for before, after in itertools.pairwise(times)]
         return statistics.median(took[1:] or took)
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Return what time is told by, in seconds.
+
+    A thread that trains alone on a CPU is told by its own time: what it would take if nothing else ran beside it.
+    """
+    if device.type == "cpu":
+        return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+
+    def synchronised() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return synchronised
 
 
 def measure(asked: Asked, candidates: Sequence[int], seconds: float) -> Never:
@@ -65,21 +73,21 @@ def measure(asked: Asked, candidates: Sequence[int], seconds: float) -> Never:
         if not seconds:
             raise
     paces: dict[int, float] = {}
-    deadline = time.monotonic() + seconds
+    clock = clock_of(asked.context.device)
+    deadline = clock() + seconds
     for fuse in candidates:
-        left = deadline - time.monotonic()
+        left = deadline - clock()
         before = list(paces)[-1:]
         if before and FEWEST * paces[before[0]] * fuse / before[0] > left:
             break
-        paces[fuse] = _pace(asked, fuse, seconds / len(candidates))
+        paces[fuse] = _pace(asked, fuse, Stopwatch(clock, seconds / len(candidates)))
         asked.context.fact(str(fuse), repr(paces[fuse]))
         if before and paces[fuse] / fuse > NO_BETTER * paces[before[0]] / before[0]:
             break
     raise Interrupted
 
 
-def _pace(asked: Asked, fuse: int, seconds: float) -> float:
-    watch = Stopwatch(asked.context, seconds)
+def _pace(asked: Asked, fuse: int, watch: Stopwatch) -> float:
     group = [replace(asked, context=_context(asked.context, fuse, place, watch)) for place in range(fuse)]
     with contextlib.suppress(Interrupted, Diverged):
         if fuse == 1:
