@@ -17,7 +17,7 @@ from ablate.train.context import Context, Diverged, Interrupted
 from ablate.train.fused import Unfusable
 from ablate.train.together import Asked, check_together, train_together
 
-FEWEST, MOST = 4, 40  # iterations of a candidate, of which the first does not count
+FEWEST, MOST = 4, 400  # iterations of a candidate, of which the first does not count
 NO_BETTER = 1.1  # of the time of a seed in a smaller group: beyond that, larger ones are not tried
 UNFUSABLE = "unfusable"
 
