@@ -196,9 +196,11 @@ def run_plan(
     from ablate.mirror.follower import following
     from ablate.run.progress import Progress
     from ablate.run.studies import run_study
+    from ablate.store.facts import settled_plan
     from ablate.store.project import existing_store, named_store
 
     existing = existing_store(location, read_only=False)
+    made = settled_plan(existing, made)
     if existing is not None:
         for line in edit_lines(existing, made):
             say(line)
@@ -212,6 +214,7 @@ def run_plan(
             fresh=fresh,
             progress=lambda trials: Progress(made.study, trials, console),
             beside=beside,
+            say=say,
         )
 
 
@@ -226,9 +229,11 @@ def queue_plan(
 ) -> tuple[Store, Left]:
     """Record what is missing of a plan for agents to run; return the store that is named, and what is left to do."""
     from ablate.run.studies import queue_study
+    from ablate.store.facts import settled_plan
     from ablate.store.project import existing_store, named_store
 
     existing = existing_store(location, read_only=False)
+    made = settled_plan(existing, made)
     if existing is not None:
         for line in edit_lines(existing, made):
             say(line)

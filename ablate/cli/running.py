@@ -118,7 +118,7 @@ def import_results(
     """
     from ablate.plan.matching import matched
     from ablate.run.provenance import importer_facts
-    from ablate.store.facts import grown_plan
+    from ablate.store.facts import grown_plan, settled_plan
     from ablate.store.foreign import read_csv
     from ablate.store.foreign_mlflow import read_mlflow
     from ablate.store.imports import record_results
@@ -128,7 +128,7 @@ def import_results(
     made = selection.plan()
     arms = selection.arms(made)
     store = existing_store(location, read_only=False)
-    made = grown_plan(store, made.study).restricted(arms)
+    made = grown_plan(store, settled_plan(store, made).settled().study).restricted(arms)
     renamed = _renamed(names)
     if experiment is not None and runs is None:
         raise click.UsageError("--experiment goes with --mlflow")

@@ -101,9 +101,10 @@ def plan(
     states, known = {}, {}
     if store is not None:
         from ablate.api import edit_lines
-        from ablate.store.facts import grown_plan, known_seconds, states_of
+        from ablate.store.facts import grown_plan, known_seconds, settled_plan, states_of
 
         arms = selection.arms(made)
+        made = settled_plan(store, made)
         made = grown_plan(store, made.study).restricted(arms)
         fingerprints = list(made.trials())
         states, known = states_of(store, fingerprints), known_seconds(store, fingerprints)

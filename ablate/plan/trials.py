@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ablate.errors import Fault, StudyError
+from ablate.errors import AblateError, Fault, StudyError
 from ablate.plan.arms import Arm, Contrast
 from ablate.plan.designs import Expansion, expand_designs
 from ablate.plan.outcomes import SETTLED, Told, scored
@@ -62,7 +62,7 @@ class Plan:
 
     ``seeds`` are those that each arm is asked for, by arm and role. ``rows`` are the arms of each design. ``reached``:
     under ``seeds: {looks: …}``, how far each comparison (by key) is. ``tuned``: where something is tuned, how far that
-    is for each arm.
+    is for each arm. ``fusing``: what ``fuse: auto`` has come to, and by which numbers.
     """
 
     study: Study
@@ -72,6 +72,7 @@ class Plan:
     rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reached: Mapping[str, Reached] = field(default_factory=dict)
     tuned: Mapping[str, Tuned] = field(default_factory=dict)
+    fusing: Mapping[str, Any] = field(default_factory=dict)
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -98,6 +99,21 @@ class Plan:
         if arms is None:
             return self
         return replace(self, seeds={(arm, role): seeds for (arm, role), seeds in self.seeds.items() if arm in arms})
+
+    def fused(self, fusing: Mapping[str, Any]) -> Plan:
+        """Return the plan with what ``fuse: auto`` has come to: ``fuse``, and by which numbers."""
+        execution = self.study.execution.model_copy(update={"fuse": fusing["fuse"]})
+        return replace(self, study=self.study.model_copy(update={"execution": execution}), fusing=fusing)
+
+    def settled(self) -> Plan:
+        """Return the plan itself. Raises AblateError where ``fuse: auto`` has come to nothing yet."""
+        if self.study.execution.fuse == "auto":
+            raise AblateError(
+                "`fuse: auto` has not been measured yet: that is done where the study first runs",
+                where=self.study.where("execution", "fuse"),
+                hint="write a number, or `ablate run` it here once: what it chooses is kept",
+            )
+        return self
 
     def key(self, contrast: Contrast) -> str:
         """Return what a comparison is known by, in whichever design or version of the study it stands.
@@ -151,6 +167,7 @@ class Plan:
         tuned = self.study.model_dump(mode="json", include={"tune", "budget"})
         return {
             **tuned,  # nothing where nothing is tuned
+            **({"fusing": dict(self.fusing)} if self.fusing else {}),
             "primary": self.study.primary,
             "goal": metric.goal,
             "margin": metric.margin,

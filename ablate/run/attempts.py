@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,10 @@ from ablate.train.folder import AttemptFolder
 
 @dataclass
 class Attempt:
-    """An attempt that a worker is at, or that it has been given to go on with."""
+    """An attempt that a worker is at, or that it has been given to go on with.
+
+    ``group`` are those that are trained in one model with it, and it itself; the first one's folder names them all.
+    """
 
     claim: Claim
     folder: AttemptFolder
@@ -31,13 +34,17 @@ class Attempt:
     ask_at: float | None = None
     kill_at: float | None = None
     fenced: bool = False
+    group: Sequence[Attempt] = field(default=(), compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.group = self.group or (self,)
 
 
 @dataclass
 class Worker:
-    """A worker in its slot, and its attempts: it is at the first one. ``ended`` counts those that it did before.
+    """A worker in its slot, and its attempts, the first one of each group: it is at the first of all.
 
-    Its number is 0 before it is started.
+    ``ended`` counts those that it did before. Its number is 0 before it is started.
     """
 
     number: int

@@ -38,6 +38,7 @@ class Crew:
         self._limits = study.resources
         self._is_command = study.task.command is not None
         self._is_warm = study.execution.isolation == "warm"
+        self._is_fused = study.execution.members > 1
         self._data = {"ABLATE_DATA": str(options.data_dir.resolve())} if options.data_dir else {}
         self._grace_s = options.grace_s
         self._begun = begun
@@ -52,11 +53,11 @@ class Crew:
 
     def running(self) -> list[Attempt]:
         """Return the attempts that workers are at."""
-        return [worker.queue[0] for worker in self._at_work.values() if worker.queue]
+        return [attempt for worker in self._at_work.values() if worker.queue for attempt in worker.queue[0].group]
 
     def given(self) -> list[Attempt]:
         """Return all attempts that workers have been given."""
-        return [attempt for worker in self._at_work.values() for attempt in worker.queue]
+        return [attempt for worker in self._at_work.values() for first in worker.queue for attempt in first.group]
 
     # --- what workers are given
 
@@ -77,8 +78,11 @@ class Crew:
 
     @property
     def _depth(self) -> int:
-        """The number of attempts that a worker is given at a time: one, unless it is warm and they are short."""
-        if not self._is_warm or self._pace is None:
+        """The number of attempts that a worker is given at a time: one, unless it is warm and they are short.
+
+        Of those that are trained in one model, one group: it is as long as they are together.
+        """
+        if not self._is_warm or self._pace is None or self._is_fused:
             return 1
         return max(1, min(AHEAD, int(AHEAD_S / max(self._pace, 1e-6))))
 
@@ -106,7 +110,7 @@ class Crew:
             first.folder.path, {**worker.slot.environment, **self._data}, warm=self._is_warm
         )
         worker.ended = 0
-        for attempt in worker.queue:
+        for attempt in (attempt for leader in worker.queue for attempt in leader.group):
             attempt.worker = worker.number
         if others:
             self._workers.go_on(worker.number, [attempt.folder.path for attempt in others])
@@ -115,8 +119,7 @@ class Crew:
 
     def go_on(self, worker: Worker) -> None:
         """Take in that a worker has come to its next attempt, if it has one."""
-        if worker.queue:
-            attempt = worker.queue[0]
+        for attempt in worker.queue[0].group if worker.queue else ():
             attempt.started = attempt.heard = time.monotonic()
             attempt.oom_kills, attempt.meter = self.kills.lately(), read_meters(worker.slot.gpus)
             self._begun(attempt, worker.slot)
@@ -150,8 +153,12 @@ class Crew:
                 self.end(attempt, "stalled")
 
     def end(self, attempt: Attempt, why: str) -> None:
-        """Ask an attempt to end, with time for a checkpoint: ``timeout``, ``stalled``, ``pruned`` or ``stop``."""
-        attempt.ended_by = why
+        """Ask an attempt to end, with time for a checkpoint: ``timeout``, ``stalled``, ``pruned`` or ``stop``.
+
+        Those that are trained in one model with it end as well, for the same reason.
+        """
+        for each in attempt.group:
+            each.ended_by = why
         attempt.ask_at = time.monotonic()
         if why in _STUCK:
             if self._is_command:  # whose threads are not the worker's
@@ -165,10 +172,17 @@ class Crew:
         attempt.kill_at = attempt.ask_at + grace
 
     def fence(self, attempt: Attempt) -> None:
-        """End an attempt at once whose trial was taken over."""
+        """End an attempt at once whose trial was taken over. Those in one model with it wait for another turn."""
+        for each in attempt.group:
+            each.ended_by = each.ended_by or "stop"
         attempt.fenced = True
         attempt.ended_by = "fenced"
         self._workers.signal(attempt.worker, signal.SIGKILL)
+
+    def heard(self, attempt: Attempt) -> None:
+        """Take in that an attempt has recorded something: those that are trained with it are not stuck either."""
+        for each in attempt.group:
+            each.heard = time.monotonic()
 
     def stop(self) -> None:
         """Ask all workers to end. Called again, those that have meanwhile ended an attempt by themselves."""

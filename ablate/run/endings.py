@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ablate.errors import EXIT_ENVIRONMENT
@@ -47,15 +47,37 @@ def never_begun(attempt: Attempt) -> Closed:
     return Closed(attempt, Finished(claim, ending))
 
 
-def read_ending(
-    attempt: Attempt, slot: Slot, end: Exit, result: Result | None, *, study: Study, stopping: bool, kills: OomKills
+def read_endings(
+    group: Sequence[tuple[Attempt, Result | None]],
+    slot: Slot,
+    end: Exit,
+    *,
+    study: Study,
+    stopping: bool,
+    kills: OomKills,
+) -> list[Closed]:
+    """Return the ends of attempts of one process, with all that is to be kept of them.
+
+    ``group`` has each with its last word. ``stopping``: the whole run is.
+    """
+    mute = next((attempt for attempt, result in group if result is None), None)  # one death, whose cause counts once
+    death = _untold(end, mute, stopping=stopping, kills=kills) if mute else None
+    return [_closed(attempt, result, slot, end, death, study=study) for attempt, result in group]
+
+
+def _closed(
+    attempt: Attempt, result: Result | None, slot: Slot, end: Exit, death: Ending | None, *, study: Study
 ) -> Closed:
-    """Return the end of an attempt with all that is to be kept of it. ``stopping``: the whole run is."""
-    ending = _told(end, result, attempt) if result else _untold(end, attempt, stopping=stopping, kills=kills)
+    if result is not None:
+        ending = _told(end, result, attempt)
+    else:
+        assert death is not None
+        ending = death
     ending = _decided(ending, attempt, slot, result, retries=study.resources.retries)
     metrics = result.metrics if result else {}
     ending, scores = _scored(ending, attempt, metrics, primary=study.primary)
-    ending = replace(ending, facts={**ending.facts, **energy_facts(attempt.meter, read_meters(slot.gpus))})
+    energy = energy_facts(attempt.meter, read_meters(slot.gpus), share=len(attempt.group))
+    ending = replace(ending, facts={**ending.facts, **energy})
     return Closed(attempt, Finished(attempt.claim, ending, metrics, tuple(attempt.unsaved), scores))
 
 
@@ -76,7 +98,7 @@ def _told(end: Exit, result: Result, attempt: Attempt) -> Ending:
 def _untold(end: Exit, attempt: Attempt, *, stopping: bool, kills: OomKills) -> Ending:
     # a stop request may go to every process of a job step, and reach a worker before us
     ended_by = attempt.ended_by or ("stop" if stopping else "")
-    seconds = time.monotonic() - attempt.started
+    seconds = (time.monotonic() - attempt.started) / len(attempt.group)
     ending = Ending(_BY_US.get(ended_by, "killed"), "", exit_code=end.exit_code, signal=end.signal, seconds=seconds)
     if ending.outcome == "killed" and end.signal is None:
         # it left without a word and without a signal: os._exit in the task

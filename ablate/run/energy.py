@@ -62,11 +62,14 @@ def read_meters(gpus: Sequence[str]) -> Meter | None:
     return total([read_meter(gpu) for gpu in gpus])
 
 
-def energy_facts(before: Meter | None, after: Meter | None) -> dict[str, str]:
-    """Return ``energy_j``, what one attempt used, if it had the GPU to itself; the counter may have begun anew."""
+def energy_facts(before: Meter | None, after: Meter | None, *, share: int = 1) -> dict[str, str]:
+    """Return ``energy_j``, what one attempt used, if it had the GPU to itself; the counter may have begun anew.
+
+    Of ``share`` attempts that were trained in one model, each has an equal part.
+    """
     if before is None or after is None or before.shared or after.shared or after.millijoule < before.millijoule:
         return {}
-    return {"energy_j": f"{(after.millijoule - before.millijoule) / 1000:.1f}"}
+    return {"energy_j": f"{(after.millijoule - before.millijoule) / 1000 / share:.1f}"}
 
 
 @cache

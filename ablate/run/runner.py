@@ -24,7 +24,7 @@ from ablate.failpoints import failpoint
 from ablate.plan.trials import Plan, Replicate
 from ablate.run.attempts import Attempt, Worker
 from ablate.run.crew import Crew
-from ablate.run.endings import Closed, last_word, never_begun, read_ending
+from ablate.run.endings import Closed, last_word, never_begun, read_endings
 from ablate.run.liveness import Owners
 from ablate.run.locks import FileLock, boot_id
 from ablate.run.options import Options
@@ -164,8 +164,8 @@ class Runner:
         places = self._crew.places(self._room) if time.monotonic() >= self._next_claim else []
         claimed = self._exchange([place.slot for place in places])
         for worker in {id(place): place for place in places}.values():
-            given = [claim for place, claim in zip(places, claimed, strict=False) if place is worker]
-            self._crew.give(worker, [self._prepared(claim, worker) for claim in given])
+            given = [group for place, group in zip(places, claimed, strict=False) if place is worker]
+            self._crew.give(worker, [self._prepared(group, worker) for group in given])
         if places and not claimed and not self._waiting:
             self._crew.slots.rest()
             self._next_claim = time.monotonic() + ELSEWHERE_S
@@ -173,20 +173,31 @@ class Runner:
                 self._grow()  # a slot is idle: what is called for need not wait until all are
         self._crew.retire_idle()
 
-    def _exchange(self, slots: Sequence[Slot]) -> list[Claim]:
-        """Keep what has ended and claim a trial for each slot, as far as trials wait."""
+    def _exchange(self, slots: Sequence[Slot]) -> list[Sequence[Claim]]:
+        """Keep what has ended and claim for each slot what is trained in one model there, as far as trials wait."""
         closed, self._closed = self._closed, []
-        fenced, claimed = self._waiting.exchange([each.finished for each in closed], slots)
+        fenced, claimed = self._waiting.exchange([each.finished for each in closed], slots, most=self._room)
         for each in closed:
             self._kept(each, is_fenced=each.finished.claim in fenced)
         return claimed
 
-    def _prepared(self, claim: Claim, worker: Worker) -> Attempt:
-        """Make the folder of an attempt."""
-        study, shorter = self._plan.study, self._waiting.shorter
+    def _prepared(self, claimed: Sequence[Claim], worker: Worker) -> Attempt:
+        """Make the folders of attempts that are trained in one model, and return the first one."""
+        folders = [self._store.folder / claims.attempt_folder(each.fingerprint, each.number) for each in claimed]
+        group = [
+            Attempt(claim, AttemptFolder(path), worker.number) for claim, path in zip(claimed, folders, strict=True)
+        ]
+        for attempt in reversed(group):  # the first one's names the others
+            attempt.group = group
+            mates = tuple(map(str, folders[1:])) if attempt is group[0] else ()
+            attempt.folder.create(self._work(attempt, worker, mates))
+        self._taken += len(group)
+        return group[0]
+
+    def _work(self, attempt: Attempt, worker: Worker, mates: tuple[str, ...]) -> Work:
+        study, claim, shorter = self._plan.study, attempt.claim, self._waiting.shorter
         settings = json.loads(claim.settings_json)
-        folder = AttemptFolder(self._store.folder / claims.attempt_folder(claim.fingerprint, claim.number))
-        work = Work(
+        return Work(
             task=claim.task,
             study_folder=str(self._study_folder),
             settings=settings,
@@ -198,13 +209,12 @@ class Runner:
             threads=study.execution.threads,
             metrics=tuple(study.metrics),
             earlier=tuple(str(self._store.path_of(earlier)) for earlier in claim.earlier),
-            locks=(str(folder.path.parent / "lock"), *worker.slot.occupied),
+            locks=(str(attempt.folder.path.parent / "lock"), *worker.slot.occupied),
+            fuse=study.execution.members,
+            mates=mates,
             shorter=shorter.folders(settings, claim.seed, self._waiting.noted_of(worker.slot)),
             keeps_end=shorter.has_longer(settings),
         )
-        folder.create(work)
-        self._taken += 1
-        return Attempt(claim, folder, worker.number)
 
     def _begun(self, attempt: Attempt, slot: Slot) -> None:
         """Say that a worker is at an attempt."""
@@ -227,7 +237,7 @@ class Runner:
         for attempt in self._crew.running():
             records, attempt.offset = attempt.folder.records(attempt.offset)
             for record in records:
-                attempt.heard = time.monotonic()
+                self._crew.heard(attempt)
                 self._keep(attempt, record)
                 self._prune(attempt, record)
                 self._progress.recorded(attempt.claim.trial, record)
@@ -284,33 +294,28 @@ class Runner:
             self._crew.start(worker)
         else:
             self._crew.slots.release(worker.slot)
-            self._closed += map(never_begun, worker.queue)
+            self._closed += [never_begun(attempt) for first in worker.queue for attempt in first.group]
 
     def _close(self, worker: Worker, end: Exit) -> None:
-        """Read how a worker's attempt has ended; it is kept with what else has."""
-        attempt = worker.queue.popleft()
+        """Read how a worker's attempt has ended, and those in one model with it; they are kept with what else has."""
+        group = worker.queue.popleft().group
         worker.ended += 1
-        attempt.folder.cap_log()
-        while (found := attempt.folder.records(attempt.offset))[1] != attempt.offset:
-            for record in found[0]:
-                self._keep(attempt, record)
-            attempt.offset = found[1]
-        result = last_word(attempt.folder, end)
-        ended = read_ending(
-            attempt,
-            worker.slot,
-            end,
-            result,
-            study=self._plan.study,
-            stopping=bool(self._signals),
-            kills=self._crew.kills,
-        )
-        self._closed.append(ended)
-        if result is not None:
-            self._crew.took(result.seconds)
-            is_error = ended.finished.ending.outcome == "error"
-            if result.exit_code == EXIT_ENVIRONMENT and is_error and not attempt.fenced:
-                self._fault = Fault(result.error, hint=result.hint)
+        for attempt in group:
+            attempt.folder.cap_log()
+            while (found := attempt.folder.records(attempt.offset))[1] != attempt.offset:
+                for record in found[0]:
+                    self._keep(attempt, record)
+                attempt.offset = found[1]
+        told = [(attempt, last_word(attempt.folder, end)) for attempt in group]
+        stopping, kills = bool(self._signals), self._crew.kills
+        ended = read_endings(told, worker.slot, end, study=self._plan.study, stopping=stopping, kills=kills)
+        self._closed += ended
+        for closed, (attempt, result) in zip(ended, told, strict=True):
+            if result is not None:
+                self._crew.took(result.seconds)
+                is_error = closed.finished.ending.outcome == "error"
+                if result.exit_code == EXIT_ENVIRONMENT and is_error and not attempt.fenced:
+                    self._fault = Fault(result.error, hint=result.hint)
 
     def _kept(self, closed: Closed, *, is_fenced: bool) -> None:
         """Say what has become of an attempt, once that is in the store."""

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -53,18 +53,22 @@ def run_study(
     progress: Callable[[Sequence[StoredTrial]], Progress],
     fresh: bool = False,
     beside: Callable[[Store], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Summary, Store]:
     """Run what is missing of a plan and return what is there then, with the store it is in.
 
     ``make_store`` is called once the request is known to be sound. ``old_code`` is asked what to do with so many
     finished trials that other code than today's trained; ``fresh`` trains them again unasked, and those of another
-    Python, torch or torchvision. ``beside`` starts what follows the run (the mirror).
+    Python, torch or torchvision. ``beside`` starts what follows the run (the mirror); ``say`` is told what was chosen.
     Raises AblateError for a task that can't be imported, EnvironmentFault where no slot or data is to be had.
     """
     SlotPool(plan.study.resources, threads=plan.study.execution.threads)  # no GPU: said before anything is written
-    missing = _missing(grown_plan(existing, plan.study).restricted(options.arms), existing, old_code, fresh=fresh)
     with worker_server() as workers:
-        store, study_id = _recorded(missing, existing, make_store, workers)
+        is_measured = plan.study.execution.fuse == "auto"
+        if is_measured:
+            plan = _fused(plan, workers, options, say)
+        missing = _missing(_grown(existing, plan, options.arms), existing, old_code, fresh=fresh)
+        store, study_id = _recorded(missing, existing, make_store, workers, options.data_dir, is_checked=is_measured)
         beside(store)
         runner = Runner(
             store,
@@ -92,12 +96,27 @@ def queue_study(
 
     The machine need not be one that could run it. Arguments and errors are otherwise those of ``run_study``.
     """
-    missing = _missing(grown_plan(existing, plan.study).restricted(arms), existing, old_code, fresh=fresh)
+    missing = _missing(_grown(existing, plan.settled(), arms), existing, old_code, fresh=fresh)
     with worker_server() as workers:
         store, study_id = _recorded(missing, existing, make_store, workers)
     facts = importer_facts()  # of a runner that has ended: the study is the one last run
     register_runner(store, runner_id=facts.pop("id"), study_id=study_id, facts=facts, ended=True)
     return store, left_of(store, study_id)
+
+
+def _fused(plan: Plan, workers: Workers, options: Options, say: Callable[[str], None]) -> Plan:
+    """Return the plan with the number of seeds in one model that is the fastest here."""
+    from ablate.run.fusing import choose_fuse  # as few studies need it
+
+    workers.start(preloaded(plan.study.task, plan.study.folder))
+    check_task(plan, workers, plan.study.folder)
+    fusing = choose_fuse(plan, workers, options)
+    say(f"fuse: {fusing['fuse']} ({fusing['why']}; measured in {fusing['seconds']:.0f} s)")
+    return plan.fused(fusing)
+
+
+def _grown(existing: Store | None, plan: Plan, arms: Sequence[str] | None) -> Plan:
+    return replace(grown_plan(existing, plan.study).restricted(arms), fusing=plan.fusing)
 
 
 @dataclass(frozen=True)
@@ -124,12 +143,18 @@ def _missing(plan: Plan, existing: Store | None, old_code: Callable[[int], OldCo
 
 
 def _recorded(
-    missing: _Missing, existing: Store | None, make_store: Callable[[], Store], workers: Workers
+    missing: _Missing,
+    existing: Store | None,
+    make_store: Callable[[], Store],
+    workers: Workers,
+    data_dir: Path | None = None,
+    *,
+    is_checked: bool = False,
 ) -> tuple[Store, int]:
     """Return the store with the plan in it, and its study's id, once the task is known to be there."""
-    if missing.anything:
+    if missing.anything and not is_checked:
         workers.start(preloaded(missing.plan.study.task, missing.plan.study.folder))
-        check_task(missing.plan, workers, missing.plan.study.folder)
+        check_task(missing.plan, workers, missing.plan.study.folder, data_dir)
     store = existing or make_store()
     study_id = record_plan(store, missing.plan)
     retrain(store, missing.again)

@@ -78,6 +78,7 @@ def _time(trial: Trial, plan: Plan, workers: Workers, study_folder: Path, enviro
                 memory_format=study.execution.memory_format,
                 threads=study.execution.threads,
                 metrics=tuple(study.metrics),
+                fuse=study.execution.members,
             )
         )
         started = time.monotonic()
@@ -87,7 +88,7 @@ def _time(trial: Trial, plan: Plan, workers: Workers, study_folder: Path, enviro
         while not records and not ended:
             ended = any(end.worker == worker for end in workers.wait(0.02))
             records, _ = folder.records()
-        took = time.monotonic() - started
+        took = (time.monotonic() - started) / study.execution.members  # the share of one seed
         _end(workers, worker, ended)
         result = folder.result()
         if records:

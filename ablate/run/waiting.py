@@ -20,6 +20,8 @@ from ablate.store.store import Store
 
 LENGTHS_S = 30.0  # how long what is known of a trial's length may be old
 
+Group = Sequence[int]  # trials that are trained in one model, by id: one, where none are fused
+
 
 class Waiting:
     """The trials that waited when we last asked, and the claims on them by one runner.
@@ -44,7 +46,8 @@ class Waiting:
         self._options = options
         self._runner = runner
         self._code = code
-        self._trials: deque[int] = deque()
+        self._fuse = plan.study.execution.members
+        self._trials: deque[Group] = deque()
         self._arms: Sequence[str] | None = None  # that they are of
         self.shorter = Shorter(store, plan, study_id, code=code)
         self._next_lengths = 0.0
@@ -67,13 +70,21 @@ class Waiting:
 
     def put_first(self, trial: int) -> None:
         """Take in that a trial waits again, before any other."""
-        self._trials.appendleft(trial)
+        if self._fuse > 1:
+            self._trials.clear()  # those that may be trained with it have to be found
+        else:
+            self._trials.appendleft([trial])
 
-    def exchange(self, finished: Sequence[Finished], slots: Sequence[Slot]) -> tuple[list[Claim], list[Claim]]:
-        """Keep what has ended and claim a trial for each slot, as far as trials wait, in one transaction.
+    def exchange(
+        self, finished: Sequence[Finished], slots: Sequence[Slot], *, most: int | None = None
+    ) -> tuple[list[Claim], list[Sequence[Claim]]]:
+        """Keep what has ended and claim for each slot what is trained in one model, as far as trials wait.
 
-        Returns the claims of those that were fenced, and the new ones.
+        All in one transaction, except that groups of several take one each; ``most`` bounds their trials. Returns the
+        claims of those that were fenced, and the new ones.
         """
+        if self._fuse > 1:
+            return self._exchange_groups(finished, slots, most)
         wanted = self._wanted(slots) if slots else None
         if not finished and wanted is None:
             return [], []
@@ -82,7 +93,24 @@ class Waiting:
             last = max((wanted.among.index(claim.trial) for claim in claimed), default=len(wanted.among) - 1)
             gone = set(wanted.among[: last + 1])  # the ones between are others' by now
             asked = [self._trials.popleft() for _ in wanted.among]
-            self._trials.extendleft(each for each in reversed(asked) if each not in gone)
+            self._trials.extendleft(each for each in reversed(asked) if each[0] not in gone)
+        return fenced, [[claim] for claim in claimed]
+
+    def _exchange_groups(
+        self, finished: Sequence[Finished], slots: Sequence[Slot], most: int | None
+    ) -> tuple[list[Claim], list[Sequence[Claim]]]:
+        fenced = claims.exchange(self._store, finished, None)[0] if finished else []
+        claimed: list[Sequence[Claim]] = []
+        for slot in slots:
+            left = None if most is None else most - sum(map(len, claimed))
+            group: list[Claim] = []
+            while not group and left != 0 and self._ask():
+                among = list(self._trials.popleft())[:left]
+                noted = [(slot.name, self.noted_of(slot))] * len(among)
+                wanted = Wanted(self._runner, noted, among, self._code, self._options.lease_s)
+                _, group = claims.exchange(self._store, (), wanted)  # none, where others have taken them
+            if group:
+                claimed.append(group)
         return fenced, claimed
 
     def arms_in_time(self) -> Sequence[str] | None:
@@ -97,14 +125,19 @@ class Waiting:
         arms = self._options.arms or [each.name for each in self._plan.arms]
         return [each for each in arms if allocation.has_room(self._lengths.get(each, unknown) + self._options.grace_s)]
 
-    def _wanted(self, slots: Sequence[Slot]) -> Wanted | None:
+    def _ask(self) -> bool:
+        """Ask the store, where we know of no trials that wait. True where there are some."""
         arms = self.arms_in_time()
         if not self._trials or arms != self._arms:  # the time of an allocation runs out for more and more arms
-            self._trials = deque(claims.waiting_trials(self._store, self._study_id, arms=arms))
+            self._trials = deque(claims.waiting_trials(self._store, self._study_id, arms=arms, fuse=self._fuse))
             self._arms = arms
-        if not self._trials:
+        return bool(self._trials)
+
+    def _wanted(self, slots: Sequence[Slot]) -> Wanted | None:
+        if not self._ask():
             return None
-        among = self.shorter.in_order(list(itertools.islice(self._trials, len(slots) + claims.CHUNK)))
+        waiting = [trial for (trial,) in itertools.islice(self._trials, len(slots) + claims.CHUNK)]
+        among = self.shorter.in_order(waiting)
         noted = [(slot.name, self.noted_of(slot)) for slot in slots]
         return Wanted(self._runner, noted, among, self._code, self._options.lease_s)
 

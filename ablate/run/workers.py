@@ -55,6 +55,11 @@ class Workers:
         self._asked: dict[int, float] = {}  # when the server was asked for a worker of which it has not told yet
         self._life = -1
 
+    @property
+    def folder(self) -> Path:
+        """A folder for as long as the server runs, with its log."""
+        return self._log_file.parent
+
     def start(self, modules: Sequence[str] = (LOOP,)) -> None:
         """Start the server without waiting for it: it imports torch while the runner opens the store.
 

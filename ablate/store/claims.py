@@ -139,10 +139,16 @@ def end_runner(store: Store, runner_id: str) -> None:
     store.write(lambda connection: connection.execute(query.values(ended=now(connection))))
 
 
-def waiting_trials(store: Store, study_id: int, *, arms: Sequence[str] | None = None) -> list[int]:
-    """Return the ids of the waiting trials of a study version in plan order."""
+def waiting_trials(
+    store: Store, study_id: int, *, arms: Sequence[str] | None = None, fuse: int = 1
+) -> list[Sequence[int]]:
+    """Return the waiting trials of a study version in plan order, by id: each in a list of its own.
+
+    Where up to ``fuse`` seeds of one arm are trained in one model, those that can be are in one list. A seed has one
+    place in such a model, its remainder by ``fuse``.
+    """
     query = (
-        select(trial.c.id)
+        select(trial.c.id, *((trial.c.settings_json, trial.c.seed) if fuse > 1 else ()))
         .join_from(replicate, trial, trial.c.id == replicate.c.trial)
         .join(arm, arm.c.id == replicate.c.arm)
         .where(arm.c.study == study_id, trial.c.state == "waiting")
@@ -150,7 +156,16 @@ def waiting_trials(store: Store, study_id: int, *, arms: Sequence[str] | None = 
     )
     if arms is not None:
         query = query.where(arm.c.name.in_(arms))
-    return list(dict.fromkeys(store.read(lambda connection: list(connection.execute(query).scalars()))))
+    rows = list(dict.fromkeys(store.read(lambda connection: list(connection.execute(query)))))
+    if fuse == 1:
+        return [[row.id] for row in rows]
+    groups: dict[tuple[str, int], list[int]] = {}
+    taken: dict[tuple[str, int], int] = {}
+    for row in rows:  # the n-th of a place is in its arm's n-th group
+        place = (row.settings_json, row.seed % fuse)
+        number = taken[place] = taken.get(place, -1) + 1
+        groups.setdefault((row.settings_json, number), []).append(row.id)
+    return list(groups.values())
 
 
 def unsettled(store: Store, trials: Iterable[int]) -> set[int]:
@@ -198,7 +213,8 @@ def claim_trial(
 ) -> Claim | None:
     """Claim the first waiting trial of a study version in plan order and open its attempt; None where none waits."""
     while waiting := waiting_trials(store, study_id, arms=arms):
-        wanted = Wanted(runner_id, [(slot, environment or {})], waiting[:CHUNK], code, lease_s)
+        among = [number for group in waiting[:CHUNK] for number in group]
+        wanted = Wanted(runner_id, [(slot, environment or {})], among, code, lease_s)
         _, claimed = exchange(store, (), wanted)
         if claimed:
             return claimed[0]

@@ -148,6 +148,15 @@ def grown_plan(store: Store | None, study: Study) -> Plan:
     return plan
 
 
+def settled_plan(store: Store | None, made: Plan) -> Plan:
+    """Return the plan with what ``fuse: auto`` has come to when the study was first run; itself where it was not."""
+    if made.study.execution.fuse == "auto" and store is not None:
+        for version in reversed(versions_of(store, made.study.name, made.study.profile)):
+            if "fusing" in version.plan:
+                return made.fused(version.plan["fusing"])
+    return made
+
+
 def find_study(store: Store, title: str | None = None) -> StoredStudy:
     """Return the version last run of a study named like ``basenet`` or ``basenet@quick``; without a name, of any.
 

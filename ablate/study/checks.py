@@ -37,6 +37,7 @@ def flaws_in(study: Study, declared: Declared) -> Iterator[Flaw]:
     yield from _seed_flaws(study)
     yield from tuning_flaws(study, declared.settings)
     yield from _analysis_flaws(study)
+    yield from _fuse_flaws(study)
     if study.task.command is not None and declared.settings is not None:
         yield from command_flaws(study, declared.metrics)
     yield from _reference_flaws(study, declared)
@@ -283,6 +284,18 @@ def _analysis_flaws(study: Study) -> Iterator[Flaw]:
     if study.analysis.scope == "population" and not study.seeds.are_fixed:
         hint = "the adaptive rules look at seeds alone: write `seeds: 5`, or leave `scope` out"
         yield Flaw(("analysis", "scope"), "`scope: population` goes with a fixed number of seeds", hint)
+
+
+def _fuse_flaws(study: Study) -> Iterator[Flaw]:
+    place = ("execution", "fuse")
+    if study.execution.fuse == 1:
+        return
+    if study.task.command is not None:
+        hint = "take `fuse` out, or write the task as a function that calls train_classifier"
+        yield Flaw(place, "a command trains one seed at a time, so its seeds can't be fused", hint)
+    if study.tune:
+        hint = "take `fuse` out: a candidate of `tune` has few seeds, and may be ended by itself"
+        yield Flaw(place, "`fuse` does not go with `tune`", hint)
 
 
 def _reference_flaws(study: Study, declared: Declared) -> Iterator[Flaw]:

@@ -245,6 +245,17 @@ class Execution(_Model):
         "trial to the next",
     )
 
+    fuse: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        1,
+        description="seeds of one arm that are trained in one model, for small networks on `train_classifier`; "
+        "other counts give other bits. `auto`: the fastest, measured once for the whole study",
+    )
+
+    @property
+    def members(self) -> int:
+        """The number of seeds that are trained in one model; 1 where it is still to be chosen."""
+        return 1 if self.fuse == "auto" else self.fuse
+
     @model_validator(mode="before")
     @classmethod
     def _preset_written_out(cls, value: Any) -> Any:

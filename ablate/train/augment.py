@@ -209,18 +209,22 @@ class Augmenter:
         drawn = draw(self.settings, self._count, self._size, generator, output=self._output)
         return Draws(*(getattr(drawn, field.name).to(self._device) for field in fields(Draws)))
 
-    def batch(self, index: Tensor, draws: Draws) -> Tensor:
-        """Return the images at ``index`` (int64 [B]), cropped, flipped, then coloured as drawn: uint8 [B, C, H, W]."""
+    def batch(self, index: Tensor, draws: Draws, drawn: Tensor | None = None) -> Tensor:
+        """Return the images at ``index`` (int64 [B]), cropped, flipped, then coloured as drawn: uint8 [B, C, H, W].
+
+        ``drawn`` (int64 [B]) says which of the draws are theirs, where these are of several epochs or seeds.
+        """
+        drawn = index if drawn is None else drawn
         if self.settings.resizes:
-            images = resized(self._images.index_select(0, index), draws.box[index], self._output)
+            images = resized(self._images.index_select(0, index), draws.box[drawn], self._output)
         else:
             images = self._middles.index_select(0, index)
             if self.settings.crop:
-                images = shifted(images, self.settings.crop, draws.offset_y[index], draws.offset_x[index])
+                images = shifted(images, self.settings.crop, draws.offset_y[drawn], draws.offset_x[drawn])
         if self.settings.flip:
-            images = flipped(images, draws.flip[index])
+            images = flipped(images, draws.flip[drawn])
         if any(self.settings.jitter):
-            images = colour.jittered(images, self.settings.jitter, draws.factor[index], draws.order[index])
+            images = colour.jittered(images, self.settings.jitter, draws.factor[drawn], draws.order[drawn])
         return images
 
     def view(self, index: Tensor, *, flip: bool) -> Tensor:

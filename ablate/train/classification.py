@@ -13,7 +13,8 @@ import math
 import resource
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,9 @@ from ablate.train.frozen import in_batches, parted
 from ablate.train.images import Images
 from ablate.train.seeding import stream_seed
 from ablate.train.settings import Settings
+
+if TYPE_CHECKING:
+    from ablate.train.events import Events
 
 
 class TrainSettings(Settings):
@@ -122,27 +126,20 @@ def train_classifier(
     normalise: then it is left out, in every arm alike. Raises AblateError for settings that are wrong or of no
     effect, DataError for the data, Diverged at the end of an epoch with a loss that is not finite.
     """
-    chosen = LoopSettings.read(settings, "settings")
-    plan = TrainSettings.read(chosen.train, "train")
-    augment = AugmentSettings.read(chosen.augment, "augment")
-    be_repeatable(context)
-    events = None
-    if "tensorboard" in chosen.write:
-        from ablate.train.events import Events  # tensorboard, which few trials need
-
-        events = Events(context.folder)
-    data = load(chosen.data, device=context.device)
-    context.fact("data_sha256", data.sha256())
-    mean, std = statistics(data, chosen.normalise)
-    augmenter = Augmenter(data.train.images, augment, size=data.size)
-
+    if context.together is not None:
+        return context.together(settings, context, build_model)
+    recipe = Recipe.read(settings, context)
+    plan, data, augmenter = recipe.train, recipe.data, recipe.augmenter
+    mean, std = recipe.mean, recipe.std
+    events = recipe.events(context)
     torch.manual_seed(stream_seed(context.seed, "init"))
     model = build_model(data).to(context.device).to(memory_format=context.memory_format)
     optimizer = build_optimizer(model, plan)
     plateau = build_plateau(optimizer, plan)
 
     frozen, learner = parted(model)
-    cached = frozen is not None and augment.views is not None
+    views = recipe.augment.views
+    cached = frozen is not None and views is not None
 
     def output_of(net: nn.Module, inputs: Tensor) -> Tensor:
         bfloat16 = context.dtype is torch.bfloat16
@@ -195,7 +192,7 @@ def train_classifier(
         def view(flip: bool) -> Tensor:
             return in_batches(lambda index: features(augmenter.view(index, flip=flip)), len(data.train), plan.batch)
 
-        table = torch.stack([view(flip) for flip in (False, True)[: augment.views]])
+        table = torch.stack([view(flip) for flip in (False, True)[:views]])
 
     metrics: dict[str, float] = {}
     for epoch in range(done + 1, plan.epochs + 1):
@@ -234,12 +231,7 @@ def train_classifier(
         facts = {"lr": optimizer.param_groups[0]["lr"], "images_per_s": sum(map(len, batches)) / took}
         if context.device.type == "cuda":
             facts["peak_memory_mb"] = peak_memory_mb(context.device)
-        context.record(epoch=epoch, epochs=plan.epochs, **facts, **metrics)
-        if events:
-            events.scalars(context.records)
-        for name in ("train_loss", "val_loss"):
-            if not math.isfinite(metrics[name]):
-                raise Diverged(f"{name} is {metrics[name]} in epoch {epoch} of {plan.epochs}")
+        record_epoch(context, events, plan, epoch, facts, metrics)
         if plateau:
             plateau.step(metrics["val_loss"])
         if plan.keep == "best" and (not best or metrics["val_acc"] > best["metrics"]["val_acc"]):
@@ -265,26 +257,98 @@ def train_classifier(
         _, guesses = evaluate(classify, validation, data.classes, plan.batch, "val")
     test = data.read_test()
     measured, test_guesses = evaluate(classify, seen(test), data.classes, plan.batch, "test")
-    metrics = metrics | measured
+    found = {"val": guesses, "test": test_guesses}
+    conclude(context, recipe, found, test, events, epoch=best.get("epoch", plan.epochs))
+    cost = {"train_seconds": seconds, "images_per_s": plan.epochs * sum(map(len, batches)) / seconds}
+    return metrics | measured | described(model, data, context) | cost
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the settings of a trial ask for, read and found to be sound, with the data that they name."""
+
+    train: TrainSettings
+    augment: AugmentSettings
+    write: tuple[str, ...]
+    data: ImageData
+    mean: Tensor | None
+    std: Tensor | None
+    augmenter: Augmenter
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any], context: Context) -> Recipe:
+        """Return it for a context's device, and make the process repeatable. Raises AblateError."""
+        chosen = LoopSettings.read(settings, "settings")
+        train = TrainSettings.read(chosen.train, "train")
+        augment = AugmentSettings.read(chosen.augment, "augment")
+        be_repeatable(context)
+        data = load(chosen.data, device=context.device)
+        mean, std = statistics(data, chosen.normalise)
+        augmenter = Augmenter(data.train.images, augment, size=data.size)
+        return cls(train, augment, tuple(chosen.write), data, mean, std, augmenter)
+
+    def events(self, context: Context) -> Events | None:
+        """Return the event files of a trial, where they are asked for, and note what its data are."""
+        context.fact("data_sha256", self.data.sha256())
+        if "tensorboard" not in self.write:
+            return None
+        from ablate.train.events import Events  # tensorboard, which few trials need
+
+        return Events(context.folder)
+
+
+def record_epoch(
+    context: Context,
+    events: Events | None,
+    train: TrainSettings,
+    epoch: int,
+    facts: Mapping[str, float],
+    metrics: Mapping[str, float],
+) -> None:
+    """Record what an epoch gave. Raises Diverged where a loss is not finite."""
+    context.record(epoch=epoch, epochs=train.epochs, **facts, **metrics)
     if events:
-        events.predictions(data.validation, guesses, epoch=best.get("epoch", plan.epochs))
+        events.scalars(context.records)
+    for name in ("train_loss", "val_loss"):
+        if not math.isfinite(metrics[name]):
+            raise Diverged(f"{name} is {metrics[name]} in epoch {epoch} of {train.epochs}")
+
+
+def conclude(
+    context: Context,
+    recipe: Recipe,
+    guesses: Mapping[str, npt.NDArray[np.int64]],
+    test: Images,
+    events: Events | None,
+    *,
+    epoch: int,
+) -> None:
+    """Write what a trial leaves behind: its artifacts, its scores per example and the end of its event files.
+
+    ``guesses`` are classes of the parts ``val`` and ``test``, by the weights of ``epoch``.
+    """
+    data = recipe.data
+    if events:
+        events.predictions(data.validation, guesses["val"], epoch=epoch)
         events.close()
-    if "per_class" in chosen.write:
+    if "per_class" in recipe.write:
         truth = test.labels.cpu().numpy()
-        context.artifact("per_class.csv", per_class_csv(truth, test_guesses, data.classes))
-        context.artifact("confusion.csv", confusion_csv(truth, test_guesses, data.classes))
-    scored = {"val_acc": (data.validation, guesses), "test_acc": (test, test_guesses)}
+        context.artifact("per_class.csv", per_class_csv(truth, guesses["test"], data.classes))
+        context.artifact("confusion.csv", confusion_csv(truth, guesses["test"], data.classes))
+    parts = {"val_acc": (data.validation, guesses["val"]), "test_acc": (test, guesses["test"])}
     primary = context.metrics[0] if context.metrics else "val_acc"
-    if primary in scored:
-        part, found = scored[primary]
+    if primary in parts:
+        part, found = parts[primary]
         right = found == part.labels.cpu().numpy()
         context.scores(part.ids.tolist(), np.where(right, 100.0, 0.0).tolist())
-    images_seen = plan.epochs * sum(map(len, batches))
-    return metrics | {
+
+
+def described(model: nn.Module, data: ImageData, context: Context) -> dict[str, float]:
+    """Return a network's size, its floating-point operations for one image, and the memory that was needed."""
+    image = torch.zeros(1, data.channels, data.size, data.size, device=context.device)
+    return {
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "flops": count_flops(model, torch.zeros(1, data.channels, data.size, data.size, device=context.device)),
-        "train_seconds": seconds,
-        "images_per_s": images_seen / seconds,
+        "flops": count_flops(model, image),
         "peak_memory_mb": peak_memory_mb(context.device),
     }
 
@@ -405,15 +469,21 @@ def evaluate(
         logits = classify(part.images[here])
         loss_sum += cross_entropy(logits, part.labels[here], reduction="sum")
         predicted[here] = logits.argmax(dim=1)
-    truth, guess = part.labels.cpu().numpy(), predicted.cpu().numpy()
+    guess = predicted.cpu().numpy()
+    return measures(guess, part.labels.cpu().numpy(), loss_sum.item() / len(part), classes, prefix), guess
+
+
+def measures(
+    guess: npt.NDArray[np.int64], truth: npt.NDArray[np.int64], loss: float, classes: int, prefix: str
+) -> dict[str, float]:
+    """Return the measures of one part that ``evaluate`` describes, from the classes that its images were taken for."""
     macro = {"labels": range(classes), "average": "macro", "zero_division": 0}
-    measured = {
-        f"{prefix}_loss": loss_sum.item() / len(part),
+    return {
+        f"{prefix}_loss": loss,
         f"{prefix}_acc": 100 * float((truth == guess).mean()),
         f"{prefix}_macro_f1": 100 * float(f1_score(truth, guess, **macro)),
         f"{prefix}_macro_recall": 100 * float(recall_score(truth, guess, **macro)),
     }
-    return measured, guess
 
 
 def count_flops(model: nn.Module, image: Tensor) -> int:

@@ -17,6 +17,9 @@ from ablate.train import checkpoint, scores
 from ablate.train.folder import EPOCHS, AttemptFolder, encode_number, make_folder, newest, write_whole
 from ablate.train.seeding import stream_seed
 
+# trains one seed of several in one model: from settings, context and what builds the network, to its metrics
+Together = Callable[[Mapping[str, Any], "Context", Callable[[Any], torch.nn.Module]], dict[str, float]]
+
 
 class Diverged(Exception):
     """Raise it where training has left the numbers: a result of the trial, not a failure of it."""
@@ -37,6 +40,7 @@ class Context:
     memory_format  how images and convolutions lie in memory, from there as well
     folder    the attempt's folder; see ``artifact`` and ``earlier``
     metrics   the metrics that the study declares, the primary one first; none in a notebook
+    together  what trains this seed in one model with others, for ``train_classifier``; None where it trains by itself
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Context:
         shorter: Mapping[str, str] = MappingProxyType({}),
         keeps_end: bool = False,
         stop_requested: Callable[[], bool] = lambda: False,
+        together: Together | None = None,
     ) -> None:
         self.seed = seed
         self.device = torch.device(device)
@@ -61,6 +66,7 @@ class Context:
         self.folder = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="ablate-"))
         make_folder(self.folder)
         self.metrics = tuple(metrics)
+        self.together = together
         self.resumed_from = ""
         self.facts: dict[str, str] = {}
         self._files = AttemptFolder(self.folder)

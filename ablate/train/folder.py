@@ -60,6 +60,9 @@ class Work:
     ``locks`` are files that the worker holds (flock) for as long as it or a child of it lives; ``check_only`` asks it
     to find the task and not to call it. ``shorter`` has, by fingerprint, the folders of finished trials that differ in
     fewer epochs alone, the longest first; ``keeps_end``: there are longer ones, which may go on from this one's end.
+    Where ``fuse`` is more than 1, so many seeds are trained in one model: this one and those of the folders ``mates``.
+    With ``candidates``, it is measured how long an iteration takes with so many seeds in one model, for about
+    ``seconds`` in all; the result's facts say so.
     """
 
     task: str
@@ -77,6 +80,10 @@ class Work:
     check_only: bool = False
     shorter: dict[str, str] = field(default_factory=dict)
     keeps_end: bool = False
+    fuse: int = 1
+    mates: tuple[str, ...] = ()
+    candidates: tuple[int, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ class AttemptFolder:
 
     def work(self) -> Work:
         values = json.loads(self.work_file.read_text())
-        for name in ("metrics", "earlier", "locks"):
+        for name in ("metrics", "earlier", "locks", "mates", "candidates"):
             values[name] = tuple(values[name])
         return Work(**values)
 

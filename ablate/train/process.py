@@ -63,7 +63,11 @@ def redirect(folder: AttemptFolder) -> None:
 def prepare(seed: int, threads: int) -> None:
     """Set what torch reads from the process: threads (they change the bits), and the global generators."""
     torch.set_num_threads(threads)
-    stream = stream_seed(seed, "init")
+    seed_all(stream_seed(seed, "init"))
+
+
+def seed_all(stream: int) -> None:
+    """Seed the global generators of Python, NumPy and torch."""
     random.seed(stream)
     np.random.seed(stream % 2**32)
     torch.manual_seed(stream)

@@ -16,10 +16,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,6 +27,9 @@ from ablate.errors import EXIT_BUG, EXIT_DONE, AblateError, EnvironmentFault
 from ablate.train.context import Context, Diverged, Interrupted
 from ablate.train.folder import UNWRITTEN, AttemptFolder, Result, Work, open_lock, refusals
 from ablate.train.process import Orders, die_with, prepare, tell_stacks
+
+if TYPE_CHECKING:
+    from ablate.train.group import Seat
 
 LOCK_PATIENCE_S = 30.0
 
@@ -43,39 +46,86 @@ _stop: list[int] = []  # requests to end this process, which are never forgotten
 
 
 def run_attempt(path: str | Path) -> str:
-    """Do the work of one attempt folder, write how it ended and return the outcome.
+    """Do the work of one attempt folder, and of its mates; write how each ended. Never raises for what the task does.
 
-    Never raises for what the task does.
+    Returns ``ok`` where all ended so, else the first other outcome.
     """
-    folder = AttemptFolder(path)
-    work = folder.work()
+    first = AttemptFolder(path)
+    work = first.work()
+    folders = [first, *map(AttemptFolder, work.mates)]
+    works = [work, *(each.work() for each in folders[1:])]
     started = time.monotonic()
-    result, context = Result("error"), None
     try:
-        with _held(work.locks):
-            for earlier in work.earlier:
+        with _held(tuple(dict.fromkeys(lock for each in works for lock in each.locks))):
+            for earlier in (earlier for each in works for earlier in each.earlier):
                 AttemptFolder(earlier).sweep()
             task = _command_task(work) if work.task.startswith("{") else _find_task(work)
-            if work.check_only:
-                result = Result("ok")
+            is_alone = work.fuse == 1 and not work.candidates
+            if work.check_only and is_alone:
+                results = [Result("ok")]
             else:
-                context = _context(folder, work)
-                prepare(work.seed, work.threads)
-                result = Result("ok", metrics=_plain(task(work.settings, context), work.metrics))
+                signal.signal(signal.SIGTERM, lambda number, _: _stop.append(number))
+                results = [_called(task, first, work)] if is_alone else _called_together(task, folders, works)
+    except BaseException as error:
+        results = [_result_of(error, work.settings)] * len(folders)
+        _explain(error, results[0])
+    took = (time.monotonic() - started) / len(folders)  # a share of the time that one model took
+    for folder, result in zip(folders, results, strict=True):
+        folder.write_result(replace(result, seconds=took))
+    return next((result.outcome for result in results if result.outcome != "ok"), "ok")
+
+
+def _called(task: Task, folder: AttemptFolder, work: Work, seat: Seat | None = None) -> Result:
+    """Call the task and return how that ended. Never raises. ``seat``: its seed is trained in one model with others."""
+    context = _context(folder, work, seat)
+    try:
+        prepare(work.seed, work.threads)
+        result = Result("ok", metrics=_plain(task(work.settings, context), work.metrics))
+        if seat is not None and not seat.has_asked:
+            raise AblateError(
+                "`execution.fuse` trains several seeds in one model, and the task did not call train_classifier",
+                hint="remove `execution.fuse`, or train by ablate.train.classification.train_classifier",
+            )
     except BaseException as error:
         # asked to stop, libraries with a handler of their own for SIGTERM, such as Lightning, end the process
-        asked = context is not None and context.stop_requested and isinstance(error, (SystemExit, KeyboardInterrupt))
+        asked = context.stop_requested and isinstance(error, (SystemExit, KeyboardInterrupt))
         result = Result("interrupted") if asked else _result_of(error, work.settings)
-        if result.outcome not in ("interrupted", "diverged"):
-            with contextlib.suppress(OSError):  # a full disk takes no log either, and the result says the most of it
-                _explain(error)
+        _explain(error, result)
     if result.outcome == "ok" and work.metrics and not math.isfinite(result.metrics[work.metrics[0]]):
         name = work.metrics[0]
         result = Result("diverged", result.metrics, error=f"{name} is {result.metrics[name]} at the end")
-    if context is not None:
-        result = replace(result, resumed_from=context.resumed_from, facts=context.facts)
-    folder.write_result(replace(result, seconds=time.monotonic() - started))
-    return result.outcome
+    return replace(result, resumed_from=context.resumed_from, facts=context.facts)
+
+
+def _called_together(task: Task, folders: Sequence[AttemptFolder], works: Sequence[Work]) -> list[Result]:
+    """Call the task for each of the attempts, whose seeds are trained in one model, and return how each ended."""
+    from ablate.train.group import run_group  # and with it the loop, which no other task needs
+    from ablate.train.pace import measure
+    from ablate.train.together import Asked, check_together, train_together
+
+    first = works[0]
+    results: dict[int, Result] = {}
+
+    def call(number: int) -> Callable[[Seat], None]:
+        def calling(seat: Seat) -> None:
+            results[number] = _called(task, folders[number], works[number], seat)
+
+        return calling
+
+    def train(asked: Sequence[Asked]) -> Sequence[Mapping[str, float] | BaseException]:
+        if first.candidates:
+            measure(asked[0], first.candidates, first.seconds)
+        return check_together(asked, first.fuse) if first.check_only else train_together(asked, first.fuse)
+
+    prepare(first.seed, first.threads)
+    for mate in folders[1:]:
+        mate.note_in_log(f"trained in one model with others: what they print is in {folders[0].log_file}")
+    run_group([call(number) for number in range(len(folders))], train)
+    told = [results[number] for number in range(len(folders))]
+    # what is only checked ends where its training would begin
+    return [
+        replace(each, outcome="ok") if first.check_only and each.outcome == "interrupted" else each for each in told
+    ]
 
 
 def live(path: str, orders: Orders | None = None) -> int:
@@ -127,8 +177,7 @@ def _find_task(work: Work) -> Task:
     return found
 
 
-def _context(folder: AttemptFolder, work: Work) -> Context:
-    signal.signal(signal.SIGTERM, lambda number, _: _stop.append(number))
+def _context(folder: AttemptFolder, work: Work, seat: Seat | None) -> Context:
     return Context(
         seed=work.seed,
         folder=folder.path,
@@ -141,6 +190,7 @@ def _context(folder: AttemptFolder, work: Work) -> Context:
         shorter=work.shorter,
         keeps_end=work.keeps_end,
         stop_requested=lambda: bool(_stop),
+        together=seat,
     )
 
 
@@ -196,15 +246,18 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _REFUSED.search(str(error)) is not None
 
 
-def _explain(error: BaseException) -> None:
+def _explain(error: BaseException, result: Result) -> None:
     """Print to the log why it ended: a user's mistake as it reads, anything else from the task's own frames on."""
-    if isinstance(error, AblateError):
-        print(error, file=sys.stderr)
-    else:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-            trace = trace.tb_next
-        traceback.print_exception(error.with_traceback(trace))
+    if result.outcome in ("interrupted", "diverged"):
+        return
+    with contextlib.suppress(OSError):  # a full disk takes no log either, and the result says the most of it
+        if isinstance(error, AblateError):
+            print(error, file=sys.stderr)
+        else:
+            trace = error.__traceback__
+            while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+                trace = trace.tb_next
+            traceback.print_exception(error.with_traceback(trace))
 
 
 def _first_line(error: BaseException) -> str:

@@ -95,6 +95,7 @@ def test_what_is_not_part_of_a_trial(changes: dict[str, Any]) -> None:
         {"execution": {"threads": 2}},
         {"execution": {"dtype": "bfloat16"}},
         {"execution": {"memory_format": "channels_last"}},
+        {"execution": {"fuse": 2}},
         {"resources": {"gpus": 1}},
         {"settings": {**STUDY["settings"], "more": None}},
         {"settings": {**STUDY["settings"], "train": {"lr": 0.1, "epochs": 4, "subset": None}}},

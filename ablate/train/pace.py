@@ -1,0 +1,110 @@
+"""How long an iteration takes with one seed, and with several in one model: by the loops themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Never
+
+import torch
+
+from ablate.train.classification import train_classifier
+from ablate.train.context import Context, Diverged, Interrupted
+from ablate.train.fused import Unfusable
+from ablate.train.together import Asked, check_together, train_together
+
+FEWEST, MOST = 4, 400  # iterations of a candidate, of which the first does not count
+NO_BETTER = 1.1  # of the time of a seed in a smaller group: beyond that, larger ones are not tried
+UNFUSABLE = "unfusable"
+
+
+class Stopwatch:
+    """Asked at each iteration whether to stop, and so knows when each began. Stops after ``seconds``, or MOST."""
+
+    def __init__(self, clock: Callable[[], float], seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._times: list[float] = []
+
+    def __call__(self) -> bool:
+        self._times.append(self._clock())
+        count, took = len(self._times), self._times[-1] - self._times[0]
+        return count > MOST or (count > FEWEST and took > self._seconds)
+
+    def pace(self) -> float:
+        """Return the seconds of an iteration, once the last one has ended."""
+        times = [*self._times, self._clock()]
+        took = [after - before for before, after in itertools.pairwise(times)]
+        return statistics.median(took[1:] or took)
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Return what time is told by, in seconds.
+
+    A thread that trains alone on a CPU is told by its own time: what it would take if nothing else ran beside it.
+    """
+    if device.type == "cpu":
+        return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+
+    def synchronised() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return synchronised
+
+
+def measure(asked: Asked, candidates: Sequence[int], seconds: float) -> Never:
+    """Note as facts of its context how long an iteration takes with each number of seeds; then raise Interrupted.
+
+    Or why its seeds can't be trained in one model, which is all that is asked with 0 ``seconds``. These are for all
+    candidates; one that would take longer than is left is not tried, nor is one that is larger than one which did not
+    help.
+    """
+    try:
+        check_together([asked], 2)
+    except Unfusable as error:
+        asked.context.fact(UNFUSABLE, error.faults[0].message)
+        raise Interrupted from None
+    except Interrupted:
+        if not seconds:
+            raise
+    paces: dict[int, float] = {}
+    clock = clock_of(asked.context.device)
+    deadline = clock() + seconds
+    for fuse in candidates:
+        left = deadline - clock()
+        before = list(paces)[-1:]
+        if before and FEWEST * paces[before[0]] * fuse / before[0] > left:
+            break
+        paces[fuse] = _pace(asked, fuse, Stopwatch(clock, seconds / len(candidates)))
+        asked.context.fact(str(fuse), repr(paces[fuse]))
+        if before and paces[fuse] / fuse > NO_BETTER * paces[before[0]] / before[0]:
+            break
+    raise Interrupted
+
+
+def _pace(asked: Asked, fuse: int, watch: Stopwatch) -> float:
+    group = [replace(asked, context=_context(asked.context, fuse, place, watch)) for place in range(fuse)]
+    with contextlib.suppress(Interrupted, Diverged):
+        if fuse == 1:
+            train_classifier(asked.settings, group[0].context, asked.build_model)
+        else:
+            train_together(group, fuse)
+    return watch.pace()
+
+
+def _context(context: Context, fuse: int, place: int, watch: Stopwatch) -> Context:
+    """Return the context of a seed with this place in its model."""
+    return Context(
+        seed=context.seed * fuse + place,
+        folder=context.folder / f"{fuse}-{place}",
+        device=context.device,
+        dtype=context.dtype,
+        memory_format=context.memory_format,
+        metrics=context.metrics,
+        stop_requested=watch,
+    )
