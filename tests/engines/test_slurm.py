@@ -207,7 +207,8 @@ schema: ablate/v1
 name: span
 task:
   command: >-
-    srun --overlap --mem=0 --nodes=2 --ntasks=2 --ntasks-per-node=1 {python} where.py --level {{level}} --seed {{seed}} --folder {{folder}}
+    srun --overlap --mem=0 --nodes=2 --ntasks=2 --ntasks-per-node=1
+    {python} where.py --level {{level}} --seed {{seed}} --folder {{folder}}
 metrics: {{acc: {{goal: max}}}}
 settings: {{level: 1}}
 steps:
