@@ -90,6 +90,7 @@ def _ladder(study: Study, design: Design) -> Iterator[Row]:
     arms = {BASELINE: baseline(study)}
     yield arms[BASELINE], None, None
     trunk = BASELINE
+    steps = {step.name: step for step in study.steps}
     for step in study.steps:
         parent = arms[step.from_ or trunk]
         names = (*parent.steps, step.name)
@@ -97,7 +98,8 @@ def _ladder(study: Study, design: Design) -> Iterator[Row]:
         arms[step.name] = arm
         missing = [name for name in step.requires if name not in parent.steps]
         contrast = difference(design.name, arm, parent, branch=step.branch)
-        fault = _off_path_fault(study, step, missing) or _excluded_fault(study, step, parent)
+        below = [steps[name] for name in parent.steps]
+        fault = _off_path_fault(study, step, missing) or _excluded_fault(study, step, below)
         yield arm, contrast, fault or _unchanged_fault(study, step, contrast, parent)
         if not step.branch:
             trunk = step.name
@@ -188,12 +190,12 @@ def _off_path_fault(study: Study, step: Step, missing: Sequence[str]) -> Fault |
     return Fault(message, study.where_step(step.name), hint)
 
 
-def _excluded_fault(study: Study, step: Step, parent: Arm) -> Fault | None:
-    below = next((name for name in parent.steps if excludes(step, study.step(name))), None)
-    if below is None:
+def _excluded_fault(study: Study, step: Step, below: Sequence[Step]) -> Fault | None:
+    other = next((each.name for each in below if excludes(step, each)), None)
+    if other is None:
         return None
-    message = f"ladder: step `{step.name}` would stand upon `{below}`, and the two conflict"
-    hint = f"give it a parent without `{below}`, such as `from: {BASELINE}`, or leave the ladder out"
+    message = f"ladder: step `{step.name}` would stand upon `{other}`, and the two conflict"
+    hint = f"give it a parent without `{other}`, such as `from: {BASELINE}`, or leave the ladder out"
     return Fault(message, study.where_step(step.name), hint)
 
 

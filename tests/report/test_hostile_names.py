@@ -168,7 +168,7 @@ def test_a_plan_and_a_live_picture_do_not_drive_the_terminal(filled: Filled, tex
     for console in (Console(file=lines, width=90), live):
         progress = Progress(filled.plan.study, rows, console)
         for row, text in zip(rows, texts, strict=False):
-            progress.started(row.trial, text, host=text)
+            progress.started(row.trial, text, machine=text)
             progress.logged(row.trial, printable(text))
             progress.say(text, [text])
         picture = progress._picture(time.monotonic())
