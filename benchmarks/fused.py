@@ -148,8 +148,9 @@ def main() -> None:
             parts = [usual[choice] / max(usual.values()) for choice in choices]
             missed |= statistics.median(parts) < WANTED
             cells = " | ".join(told(found, 2) for found in speeds.values())
+            told_choices = ", ".join(map(str, choices))
             print(
-                f"| {name} | {net.batch} | {cells} | {', '.join(map(str, choices))} | {told(parts, 2)} | {told(took)} |",
+                f"| {name} | {net.batch} | {cells} | {told_choices} | {told(parts, 2)} | {told(took)} |",
                 flush=True,
             )
     models = ", ".join(str(groups_of(seeds["arm"], fuse)) for fuse in CANDIDATES)
