@@ -1,7 +1,7 @@
 # make demo    the flagship study on bundled digits, and its table        make test    the tests, but for the slow ones
 # make lint    format, ruff, mypy (strict), import walls                  make slow    tests that kill, freeze and wait
 # make bench   side-by-side measurements                                  make soak    ten times as many inputs
-# make chaos   the random-kill proof, whole: 860 kills, 15 minutes; `make slow` has a share of it
+# make chaos   the random-kill proof, whole: 880 kills, 15 minutes; `make slow` has a share of it
 # make docs    the generated references, written anew                     make site    the documents as a web site, in build/site
 
 PYTHON ?= python3

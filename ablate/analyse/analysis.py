@@ -142,7 +142,7 @@ def arm_result(
     """Return an arm with its cells. ``usual`` has, by fact, what most trials ran with; any other is marked as drift."""
     cells = {name: cell(trials, name, metric) for name, metric in study.metrics.items()}
     with_result = [trial for trial in trials if trial.has_result]
-    seconds = [trial.seconds for trial in with_result if trial.seconds is not None]
+    seconds = [trial.whole_s for trial in with_result if trial.whole_s is not None]
     facts = {name: _mean(trials, name) for name in FACTS}
     published = study.reference.values if study.reference else {}
     examples, top = _right_or_wrong(scores)
@@ -166,7 +166,9 @@ def arm_result(
 
 
 def _energy(trials: Sequence[TrialResult]) -> float | None:
-    """Return the joules of all these trials; None where one of them is not known."""
+    """Return the joules of all these trials; None where one of them is not known, or not of its whole training."""
+    if any(trial.reused_s for trial in trials):
+        return None
     try:
         return math.fsum(float(trial.environment["energy_j"]) for trial in trials) if trials else None
     except (KeyError, ValueError):  # not measured; or a task of somebody's calls something else so

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ class ComparedWith:
 
 
 @dataclass(frozen=True)
+class Reused:
+    """What an attempt took from a shorter trial: so many epochs and seconds; ``arm`` is empty where that is gone."""
+
+    arm: str
+    epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class AttemptDetails:
     """One attempt. ``environment`` is what was found and not declared; ``folder`` is where its files lie."""
 
@@ -44,6 +54,7 @@ class AttemptDetails:
     folder: str
     stands: bool
     environment: dict[str, str]
+    reused: Reused | None = None
 
 
 @dataclass(frozen=True)
@@ -86,9 +97,10 @@ def details_from(
     plan, results = results_from(store, stored, history.trials, history.finals)
     trials = {trial.fingerprint: trial.trial for trial in history.trials}
     planned = plan.trials()
+    arm_of = {trial.fingerprint: trial.arm for trial in history.trials}
     attempts: dict[int, list[AttemptDetails]] = {}
     for attempt in history.attempts:
-        attempts.setdefault(attempt.trial, []).append(_attempt(attempt, store.folder))
+        attempts.setdefault(attempt.trial, []).append(_attempt(attempt, store.folder, arm_of))
 
     def details(arm: StoredArm) -> ArmDetails:
         parent = arms.get(arm.parent) if arm.parent else None
@@ -124,7 +136,8 @@ def _tuned(study: Study, trial: Trial | None) -> tuple[str, ...]:
     return () if trial is None else tuple(f"{path}: {show(get(trial.settings, path))}" for path in study.tune)
 
 
-def _attempt(attempt: StoredAttempt, folder: Path) -> AttemptDetails:
+def _attempt(attempt: StoredAttempt, folder: Path, arm_of: Mapping[str, str]) -> AttemptDetails:
+    environment = {key: value for key, value in attempt.environment.items() if key not in _REUSED}
     return AttemptDetails(
         number=attempt.claim,
         outcome=attempt.outcome or "running",
@@ -137,5 +150,18 @@ def _attempt(attempt: StoredAttempt, folder: Path) -> AttemptDetails:
         error=attempt.error or "",
         folder=str(folder / attempt.folder),
         stands=attempt.stands,
-        environment={"code_sha256": attempt.code_sha256 or "", **attempt.environment},
+        environment={"code_sha256": attempt.code_sha256 or "", **environment},
+        reused=_reused(attempt.environment, arm_of),
     )
+
+
+_REUSED = ("reused_epochs", "reused_from", "reused_seconds")
+
+
+def _reused(facts: Mapping[str, str], arm_of: Mapping[str, str]) -> Reused | None:
+    try:
+        epochs, seconds = int(facts["reused_epochs"]), float(facts["reused_seconds"])
+    except (KeyError, ValueError):  # there is nothing; or a task of somebody's calls something else so
+        return None
+    arm = arm_of.get(facts.get("reused_from", ""), "")
+    return Reused(arm, epochs, seconds) if math.isfinite(seconds) else None

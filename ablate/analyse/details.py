@@ -195,7 +195,7 @@ def _costs(analysis: Analysis) -> Iterator[Cost]:
 
 
 def _seconds(trial: TrialResult) -> float | None:
-    return trial.seconds if trial.has_result else None
+    return trial.whole_s if trial.has_result else None
 
 
 def _fact(arm: ArmResult, name: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,20 @@ class TrialResult(NamedTuple):
     values: Mapping[str, float] = MappingProxyType({})
     source: str = "trained"
     candidate: int | None = None
+
+    @property
+    def reused_s(self) -> float:
+        """Wall seconds of the shorter trial that this one went on from: spent there, and not in ``seconds``."""
+        try:
+            reused = float(self.environment.get("reused_seconds", 0))
+        except ValueError:  # a task of somebody's calls something else so
+            return 0.0
+        return reused if 0 <= reused < math.inf else 0.0
+
+    @property
+    def whole_s(self) -> float | None:
+        """Wall seconds as if it had been trained from its start, so that arms can be compared by them."""
+        return None if self.seconds is None else self.seconds + self.reused_s
 
     def told(self, metric: str) -> Told:
         return Told(self.status, self.values.get(metric), self.is_out_of_memory)
@@ -142,7 +157,8 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm with its cells by metric. ``seconds`` is the sum over the seeds that have a result, None without any.
+    """One arm with its cells by metric. ``seconds`` is the sum over the seeds that have a result, None without any, and
+    has what was spent on shorter trials that they went on from.
 
     ``facts`` are the means of what a task may record beside its metrics: ``parameters``, ``flops``, ``images_per_s``.
     ``energy_j`` is what the GPUs used for those seeds, None unless all of them are known.

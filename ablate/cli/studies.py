@@ -91,6 +91,8 @@ def plan(
     """
     from ablate.plan.cost import cost_of
     from ablate.report.plan import print_plan
+    from ablate.run.provenance import preloaded
+    from ablate.run.workers import LOOP
 
     made = selection.plan()
     store = existing_store(location)
@@ -110,7 +112,8 @@ def plan(
         for line in edit_lines(store, made):
             say(line)
     cost = cost_of(made, states=states, seconds=known, estimates=estimates)
-    print_plan(made, cost, stdout(), spread=_spread(store, made))
+    own_loop = LOOP in preloaded(made.study.task, made.study.folder)
+    print_plan(made, cost, stdout(), spread=_spread(store, made), own_loop=own_loop)
 
 
 @click.command(

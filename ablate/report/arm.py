@@ -85,6 +85,10 @@ def _attempt(attempt: AttemptDetails) -> Iterator[str]:
         yield f"attempt {attempt.number}: imported from {source}{stands}; {began}"
         return
     yield f"attempt {attempt.number}: {ended}; on {attempt.host}, {attempt.slot}, {began}"
+    if attempt.reused:
+        of = f" of {attempt.reused.arm}" if attempt.reused.arm else " of a shorter trial"
+        spared = f"{plural(attempt.reused.epochs, 'epoch')}, {duration(attempt.reused.seconds)}"
+        yield f"{'':{_INDENT}}went on from the end{of} at this seed: {spared} not spent again"
     if attempt.error:
         yield f"{'':{_INDENT}}{attempt.error}"
 

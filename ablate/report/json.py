@@ -73,7 +73,8 @@ def _report(analysis: Analysis) -> dict[str, Any]:
             "pilot": analysis.pilot,
             "family": {**asdict(analysis.family), "size": analysis.family.size},
             "later_versions": list(analysis.later_versions),
-            "cost": "wall seconds of the trials with a result, summed over seeds",
+            "cost": "wall seconds of the trials with a result, summed over seeds; of an arm, with those of the "
+            "shorter trials that they went on from",
             "gpus": analysis.gpus,
         },
         "metrics": [{**asdict(metric), "primary": metric == analysis.primary} for metric in analysis.metrics],

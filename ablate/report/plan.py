@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ablate.plan.arms import Contrast
 from ablate.plan.cost import ArmCost, Cost
+from ablate.plan.prefixes import Prefixes
 from ablate.plan.trials import Plan
 from ablate.report.notes import SAMPLERS
 from ablate.report.numbers import plural, seed_list
@@ -24,6 +25,7 @@ from ablate.study.words import duration
 
 _GAP = 2
 _INDENT = 4
+_MOST_REUSE = 5  # lines on which arm goes on from which
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,12 @@ class _Entry:
     trial: str
 
 
-def print_plan(plan: Plan, cost: Cost, console: Console, *, spread: Spread | None = None) -> None:
+def print_plan(
+    plan: Plan, cost: Cost, console: Console, *, spread: Spread | None = None, own_loop: bool = False
+) -> None:
     """Print a plan to a console: a list of arms for each design, what its seeds can show, its trials and their cost.
 
-    ``spread`` is that of differences in results that are there already.
+    ``spread`` is that of differences in results that are there already. ``own_loop``: the task trains by ablate's loop.
     """
     study = plan.study
     metric = study.metrics[study.primary]
@@ -62,7 +66,12 @@ def print_plan(plan: Plan, cost: Cost, console: Console, *, spread: Spread | Non
     if not study.steps:
         _print(console, "the study has no steps: only the baseline is run")
     console.print()
-    for line in (*_power(plan, spread), *_totals(study.title, cost), *_growth(plan)):
+    for line in (
+        *_power(plan, spread),
+        *_totals(study.title, cost),
+        *_growth(plan),
+        *(_reuse(plan, costs) if own_loop else ()),
+    ):
         _print(console, line)
 
 
@@ -200,6 +209,16 @@ def _growth(plan: Plan) -> Iterator[str]:
     tuning = arms * study.candidates * len(study.tuning_seeds)
     most = tuning + arms * len(study.seeds.numbers) + fresh * len(study.fresh_seeds)
     yield f"results decide how many there are in the end: at most {plural(most, 'trial')}"
+
+
+def _reuse(plan: Plan, costs: Mapping[str, ArmCost]) -> Iterator[str]:
+    """Say which arms need not be trained from their start."""
+    pairs = [pair for pair in Prefixes(plan).pairs() if {arm.name for arm in pair} <= costs.keys()]
+    for longer, shorter in pairs[:_MOST_REUSE]:
+        epochs, known = (arm.settings["train"]["epochs"] for arm in (longer, shorter))
+        yield f"{longer.name} goes on from the end of {shorter.name} if that has ended: {known} of {epochs} epochs"
+    if pairs[_MOST_REUSE:]:
+        yield f"and so do {plural(len(pairs) - _MOST_REUSE, 'other arm')}"
 
 
 def _totals(title: str, cost: Cost) -> Iterator[str]:

@@ -185,12 +185,11 @@ class Crew:
             each.heard = time.monotonic()
 
     def stop(self) -> None:
-        """Ask all workers to end."""
-        for worker in self._at_work.values():
-            if worker.queue:
-                self.end(worker.queue[0], "stop")
-            else:
-                self._workers.retire(worker.number)
+        """Ask all workers to end. Called again, those that have meanwhile ended an attempt by themselves."""
+        for attempt in self.running():
+            if not attempt.ended_by:
+                self.end(attempt, "stop")
+        self.retire_idle()
 
     def lose_patience(self) -> None:
         """Let what was asked to end do so at once."""

@@ -199,8 +199,9 @@ def _contents(store: Store, *, thorough: bool) -> Iterator[Check]:
 
 
 def _checkpoints(folder: Path, attempts: list[str]) -> Iterator[Check]:
-    found = [path for name in attempts if (path := AttemptFolder(folder / name).checkpoints).is_dir()]
-    damage = [line for path in found for line in damaged_checkpoints(path)]
+    folders = ((each.checkpoints, each.end) for each in (AttemptFolder(folder / name) for name in attempts))
+    found = [there for both in folders if (there := [path for path in both if path.is_dir()])]
+    damage = [line for there in found for path in there for line in damaged_checkpoints(path)]
     for line in damage:
         yield Check("error", line, "a resumed attempt passes over it: it goes on from an older one, or from the start")
     if not damage:

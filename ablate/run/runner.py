@@ -195,11 +195,12 @@ class Runner:
         return group[0]
 
     def _work(self, attempt: Attempt, worker: Worker, mates: tuple[str, ...]) -> Work:
-        study, claim = self._plan.study, attempt.claim
+        study, claim, shorter = self._plan.study, attempt.claim, self._waiting.shorter
+        settings = json.loads(claim.settings_json)
         return Work(
             task=claim.task,
             study_folder=str(self._study_folder),
-            settings=json.loads(claim.settings_json),
+            settings=settings,
             seed=claim.seed,
             fingerprint=claim.fingerprint,
             device="cuda" if study.resources.gpus else "cpu",
@@ -211,6 +212,8 @@ class Runner:
             locks=(str(attempt.folder.path.parent / "lock"), *worker.slot.occupied),
             fuse=study.execution.members,
             mates=mates,
+            shorter=shorter.folders(settings, claim.seed, self._waiting.noted_of(worker.slot)),
+            keeps_end=shorter.has_longer(settings),
         )
 
     def _begun(self, attempt: Attempt, slot: Slot) -> None:
@@ -367,6 +370,7 @@ class Runner:
         self._unchanged = Unchanged(self._plan, self._store, said=self._unchanged)
         self._progress.extend(self._mine(trials_of(self._store, self._study_id)))
         self._progress.say(_growth(new))
+        self._waiting.grow(self._plan)
         self._ask_again()
         return True
 
@@ -404,7 +408,7 @@ class Runner:
     def _ask_again(self) -> None:
         """There are trials that wait, and of which we may not know."""
         self._next_claim = 0.0
-        self._waiting.forget(self._plan)
+        self._waiting.forget()
 
     # --- start and stop
 
@@ -443,8 +447,8 @@ class Runner:
         """
         if self._crew:
             self._progress.say("stopping: the running trials are asked to end; a second Ctrl-C ends them at once")
-        self._crew.stop()
         while self._crew:
+            self._crew.stop()
             if signal.SIGINT in self._signals[1:]:
                 self._crew.lose_patience()
             self._crew.watch_limits()

@@ -11,6 +11,7 @@ from pathlib import Path
 from ablate.plan.trials import Plan
 from ablate.run.options import Options
 from ablate.run.provenance import git_facts, gpu_facts, machine_facts
+from ablate.run.shorter import Shorter
 from ablate.run.slots import Slot
 from ablate.store import claims
 from ablate.store.claims import Claim, Finished, Wanted
@@ -47,6 +48,7 @@ class Waiting:
         self._code = code
         self._fuse = plan.study.execution.members
         self._trials: deque[Group] = deque()
+        self.shorter = Shorter(store, plan, study_id, code=code)
         self._next_lengths = 0.0
         self._lengths: dict[str, float] = {}  # of a trial of each arm, in seconds, as far as that is known
         self._facts = machine_facts() | git_facts(study_folder, store.folder / "diffs")
@@ -56,10 +58,14 @@ class Waiting:
         """True where there are some that we know of."""
         return bool(self._trials)
 
-    def forget(self, plan: Plan | None = None) -> None:
-        """Ask the store the next time: there may be others; of ``plan``, where it has grown."""
+    def forget(self) -> None:
+        """Ask the store the next time: there may be others."""
         self._trials.clear()
-        self._plan = plan or self._plan
+
+    def grow(self, plan: Plan) -> None:
+        """Take in that the plan has grown."""
+        self._plan = plan
+        self.shorter = Shorter(self._store, plan, self._study_id, code=self._code)
 
     def put_first(self, trial: int) -> None:
         """Take in that a trial waits again, before any other."""
@@ -84,8 +90,9 @@ class Waiting:
         fenced, claimed = claims.exchange(self._store, finished, wanted)
         if wanted is not None:
             last = max((wanted.among.index(claim.trial) for claim in claimed), default=len(wanted.among) - 1)
-            for _ in range(last + 1):
-                self._trials.popleft()  # the ones between are others' by now
+            gone = set(wanted.among[: last + 1])  # the ones between are others' by now
+            asked = [self._trials.popleft() for _ in wanted.among]
+            self._trials.extendleft(each for each in reversed(asked) if each[0] not in gone)
         return fenced, [[claim] for claim in claimed]
 
     def _exchange_groups(
@@ -98,7 +105,7 @@ class Waiting:
             group: list[Claim] = []
             while not group and left != 0 and self._ask():
                 among = list(self._trials.popleft())[:left]
-                noted = [(slot.name, self._noted_of(slot))] * len(among)
+                noted = [(slot.name, self.noted_of(slot))] * len(among)
                 wanted = Wanted(self._runner, noted, among, self._code, self._options.lease_s)
                 _, group = claims.exchange(self._store, (), wanted)  # none, where others have taken them
             if group:
@@ -127,11 +134,13 @@ class Waiting:
     def _wanted(self, slots: Sequence[Slot]) -> Wanted | None:
         if not self._ask():
             return None
-        among = [trial for (trial,) in itertools.islice(self._trials, len(slots) + claims.CHUNK)]
-        noted = [(slot.name, self._noted_of(slot)) for slot in slots]
+        asked = [trial for (trial,) in itertools.islice(self._trials, len(slots) + claims.CHUNK)]
+        among = self.shorter.in_order(asked)
+        noted = [(slot.name, self.noted_of(slot)) for slot in slots]
         return Wanted(self._runner, noted, among, self._code, self._options.lease_s)
 
-    def _noted_of(self, slot: Slot) -> dict[str, str]:
+    def noted_of(self, slot: Slot) -> dict[str, str]:
+        """Return what is noted with each attempt in a slot: versions, machine, code."""
         threads = str(self._plan.study.execution.threads)
         return {**self._facts, **self._facts_of(slot), "slot": slot.name, "threads": threads}
 

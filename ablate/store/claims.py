@@ -167,6 +167,24 @@ def waiting_trials(
     return list(groups.values())
 
 
+def unsettled(store: Store, trials: Iterable[int]) -> set[int]:
+    """Return those of these trials, by id, that still wait or are at work."""
+    query = select(trial.c.id).where(trial.c.id.in_(list(trials)), trial.c.state.in_(("waiting", "running")))
+    return store.read(lambda connection: set(connection.execute(query).scalars()))
+
+
+def ends_of(store: Store, fingerprints: Sequence[str], *, code: str) -> dict[str, tuple[str, dict[str, str]]]:
+    """Return, by fingerprint, the folder and the facts of the attempt whose result stands, if it ran this code."""
+    query = (
+        select(trial.c.fingerprint, attempt.c.folder, attempt.c.environment_json)
+        .join_from(trial, attempt, (attempt.c.trial == trial.c.id) & (attempt.c.claim == trial.c.result_claim))
+        .where(trial.c.fingerprint.in_(list(fingerprints)), trial.c.state == "done", attempt.c.outcome == "ok")
+        .where(attempt.c.code_sha256 == code)
+    )
+    rows = store.read(lambda connection: list(connection.execute(query)))
+    return {row.fingerprint: (row.folder, json.loads(row.environment_json or "{}")) for row in rows}
+
+
 def exchange(store: Store, finished: Sequence[Finished], wanted: Wanted | None) -> tuple[list[Claim], list[Claim]]:
     """Close attempts and claim trials in their place, in one transaction.
 

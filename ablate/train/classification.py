@@ -7,6 +7,8 @@ at the border of an epoch. Arms of one seed see the same images in the same batc
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
 import resource
 import time
@@ -25,6 +27,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.flop_counter import FlopCounterMode
 
 from ablate.errors import AblateError
+from ablate.study.prefixes import without_epochs
 from ablate.train.augment import Augmenter, AugmentSettings, normalise
 from ablate.train.confusion import confusion_csv, per_class_csv
 from ablate.train.context import Context, Diverged
@@ -163,14 +166,23 @@ def train_classifier(
     def classify(inputs: Tensor) -> Tensor:
         return logits_of(inputs if cached else normalise(inputs, mean, std))
 
+    # a task that trains twice in one attempt has two beginnings, and is left alone
+    is_asked = context.is_one_of_several and not context.records
+    signature = signature_of(settings, model, data, context) if is_asked else ""
     done, seconds = 0, 0.0
     best: dict[str, Any] = {}
-    if state := context.resume():
+    reused: dict[str, str] = {}  # what was taken from a shorter trial
+    state = context.resume() or (context.resume_shorter(signature) if signature else None)
+    if state:
         learner.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         done, seconds, best = state["epoch"], state["seconds"], state.get("best", {})
+        reused = state.get("reused", {})
         if plateau:
             plateau.load_state_dict(state["plateau"])
+
+    for name, value in reused.items():
+        context.fact(f"reused_{name}", value)
 
     model.eval()
     validation = seen(data.validation)
@@ -224,17 +236,19 @@ def train_classifier(
             plateau.step(metrics["val_loss"])
         if plan.keep == "best" and (not best or metrics["val_acc"] > best["metrics"]["val_acc"]):
             best = {"epoch": epoch, "metrics": metrics, "model": copy.deepcopy(learner.state_dict())}
+        state = {
+            "model": learner.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "plateau": plateau.state_dict() if plateau else {},
+            "best": best,
+            "epoch": epoch,
+            "seconds": seconds,
+            "reused": reused,
+        }
         if epoch < plan.epochs:
-            context.checkpoint(
-                {
-                    "model": learner.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "plateau": plateau.state_dict() if plateau else {},
-                    "best": best,
-                    "epoch": epoch,
-                    "seconds": seconds,
-                }
-            )
+            context.checkpoint(state)
+        elif signature:
+            context.keep_end(state, signature)
 
     if best:
         context.fact("kept_epoch", str(best["epoch"]))
@@ -337,6 +351,36 @@ def described(model: nn.Module, data: ImageData, context: Context) -> dict[str, 
         "flops": count_flops(model, image),
         "peak_memory_mb": peak_memory_mb(context.device),
     }
+
+
+def signature_of(settings: Mapping[str, Any], model: nn.Module, data: ImageData, context: Context) -> str:
+    """Return a hash of all that training depends on but for the number of epochs; empty where it looks ahead to that.
+
+    A task may make its model or its settings from the number of epochs: that shows here, in the initial weights, in
+    what the modules hold, or in the settings as the loop is given them.
+    """
+    found = without_epochs(settings)
+    if found is None:
+        return ""
+    device = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "cpu"
+    way = [str(context.dtype), str(context.memory_format), device, torch.get_num_threads(), torch.__version__]
+    parts = [
+        [name, type(part).__qualname__, sorted((key, value) for key, value in vars(part).items() if _is_plain(value))]
+        for name, part in model.named_modules()
+    ]
+    digest = hashlib.sha256(
+        repr([json.dumps(found[1], sort_keys=True, default=repr), data.sha256(), way, parts, model]).encode()
+    )
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def statistics(data: ImageData, how: bool | str) -> tuple[Tensor, Tensor] | tuple[None, None]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -52,6 +54,8 @@ class Context:
         earlier: Sequence[str] = (),
         fingerprint: str = "",
         metrics: Sequence[str] = (),
+        shorter: Mapping[str, str] = MappingProxyType({}),
+        keeps_end: bool = False,
         stop_requested: Callable[[], bool] = lambda: False,
         together: Together | None = None,
     ) -> None:
@@ -68,6 +72,9 @@ class Context:
         self._files = AttemptFolder(self.folder)
         self._earlier = earlier
         self._fingerprint = fingerprint
+        self._shorter = shorter
+        self._keeps_end = keeps_end
+        self._began = time.monotonic()
         self._stop_requested = stop_requested
         self._records: list[dict[str, Any]] = []
 
@@ -115,6 +122,37 @@ class Context:
             state: dict[str, Any] = saved["state"]
             return state
         return None
+
+    @property
+    def is_one_of_several(self) -> bool:
+        """True where other trials of the study differ from this one in the number of epochs alone."""
+        return bool(self._shorter) or self._keeps_end
+
+    def resume_shorter(self, signature: str) -> dict[str, Any] | None:
+        """Return the state at the end of a shorter trial, or None. For ablate's own loop, as a first attempt begins.
+
+        ``signature`` is a hash of all that the training depends on but for its number of epochs: where that trial had
+        another, its end is no beginning of ours. What it recorded is recorded here too, so that curves are whole.
+        """
+        for fingerprint, folder in self._shorter.items():
+            saved = checkpoint.load(AttemptFolder(folder).end, fingerprint=fingerprint)
+            if saved is None:
+                continue
+            state: dict[str, Any] = saved["state"]
+            if state.get("signature") != signature:
+                print(f"ablate: not gone on from {folder}: it was trained in another way", file=sys.stderr)
+                continue
+            self._record_again([{key: line[key] for key in ("epoch", "time", "values")} for line in saved["records"]])
+            reused = {"epochs": str(state["epoch"]), "seconds": f"{state['took']:.3f}", "from": fingerprint}
+            return {**state, "reused": reused}
+        return None
+
+    def keep_end(self, state: dict[str, Any], signature: str) -> None:
+        """Keep the state after the last epoch, if a longer trial may go on from it."""
+        if self._keeps_end:
+            took = time.monotonic() - self._began + float(state["reused"].get("seconds", 0))
+            whole = {**state, "signature": signature, "took": took}
+            checkpoint.save(self._files.end, whole, self._records, fingerprint=self._fingerprint)
 
     def earlier(self, name: str) -> Path | None:
         """Return the newest file called ``name`` in the last earlier attempt's folder that has one, or None.

@@ -3,6 +3,7 @@
 trial.json      what to do, written by the runner before the worker starts
 metrics.jsonl   one line a ``record``, appended whole; a torn last line is ignored
 checkpoint/     the last two checkpoints and manifest.json with their SHA-256
+end/            the state after the last epoch, likewise, where a longer trial may go on from it
 artifacts/      files that the task named
 scores.npz      one score per example, where the task gave them
 stdout.log      stdout and stderr of the worker; of a flood, the beginning and the end
@@ -57,9 +58,11 @@ class Work:
 
     ``device`` is ``cpu`` or ``cuda``; ``earlier`` lists the folders of earlier attempts, newest first;
     ``locks`` are files that the worker holds (flock) for as long as it or a child of it lives; ``check_only`` asks it
-    to find the task and not to call it. Where ``fuse`` is more than 1, so many seeds are trained in one model: this one
-    and those of the folders ``mates``. With ``candidates``, it is measured how long an iteration takes with so many
-    seeds in one model, for about ``seconds`` in all; the result's facts say so.
+    to find the task and not to call it. ``shorter`` has, by fingerprint, the folders of finished trials that differ in
+    fewer epochs alone, the longest first; ``keeps_end``: there are longer ones, which may go on from this one's end.
+    Where ``fuse`` is more than 1, so many seeds are trained in one model: this one and those of the folders ``mates``.
+    With ``candidates``, it is measured how long an iteration takes with so many seeds in one model, for about
+    ``seconds`` in all; the result's facts say so.
     """
 
     task: str
@@ -75,6 +78,8 @@ class Work:
     earlier: tuple[str, ...] = ()
     locks: tuple[str, ...] = ()
     check_only: bool = False
+    shorter: dict[str, str] = field(default_factory=dict)
+    keeps_end: bool = False
     fuse: int = 1
     mates: tuple[str, ...] = ()
     candidates: tuple[int, ...] = ()
@@ -106,6 +111,7 @@ class AttemptFolder:
         self.work_file = self.path / "trial.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoint"
+        self.end = self.path / "end"
         self.artifacts = self.path / "artifacts"
         self.scores_file = self.path / "scores.npz"
         self.log_file = self.path / "stdout.log"
@@ -230,7 +236,7 @@ class AttemptFolder:
 
     def sweep(self) -> None:
         """Remove what a killed worker had half written under the trial's lock. For who holds that lock now."""
-        for pattern in ("checkpoint/.*", "artifacts/.*", ".scores.*"):
+        for pattern in ("checkpoint/.*", "end/.*", "artifacts/.*", ".scores.*"):
             for aside in self.path.glob(pattern):
                 if not re.fullmatch(r"\..+\.[0-9]+", aside.name):
                     continue  # not what ``write_whole`` writes: a command's own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from ablate.train.seeding import stream_seed
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+GROWTH = 256 << 20  # bytes that a warm worker may come to hold over what its first trial left: after that, a new one
 PEAK_RESIDENT = "5"  # what of its counters the kernel is asked to begin anew
 
 
@@ -87,15 +89,17 @@ class Orders:
         self._folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._umask = os.umask(0)
         os.umask(self._umask)
+        self._first: int | None = None  # bytes that the first attempt left
         # orphans of a task come to us, so that they are seen
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def after(self, ended: str) -> str | None:
         """Tell that an attempt has ended and return the folder of the next; None where this worker must end itself.
 
-        What it leaves running would be in the way of the next: then the end of the process is that of the attempt.
+        What it leaves running would be in the way of the next, and so would memory that each attempt leaves taken: then
+        the end of the process is that of the attempt.
         """
-        if threading.active_count() > 1 or _has_children():
+        if threading.active_count() > 1 or _has_children() or self._has_grown():
             return None
         sys.stdout.flush()
         os.write(self._replies, json.dumps({"done": self._key, "folder": ended}).encode() + b"\n")
@@ -108,6 +112,14 @@ class Orders:
         tell_stacks()
         return folder
 
+    def _has_grown(self) -> bool:
+        if self._first is None:
+            self._first = _held_bytes()
+        if _held_bytes() - self._first <= GROWTH:
+            return False
+        gc.collect()  # what is only not collected yet is no growth
+        return _held_bytes() - self._first > GROWTH
+
     def _set_back(self) -> None:
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -118,6 +130,13 @@ class Orders:
         os.umask(self._umask)
         with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as counters:
             counters.write(PEAK_RESIDENT)
+
+
+def _held_bytes() -> int:
+    """Return how much memory this process holds by itself: without files that are mapped, such as prepared data."""
+    with open("/proc/self/statm") as file:
+        _, resident, of_files, *_ = map(int, file.read().split())
+    return (resident - of_files) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _has_children() -> bool:

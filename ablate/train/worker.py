@@ -187,6 +187,8 @@ def _context(folder: AttemptFolder, work: Work, seat: Seat | None) -> Context:
         earlier=work.earlier,
         fingerprint=work.fingerprint,
         metrics=work.metrics,
+        shorter=work.shorter,
+        keeps_end=work.keeps_end,
         stop_requested=lambda: bool(_stop),
         together=seat,
     )

@@ -32,6 +32,7 @@ def _size(*, share: Size, whole: Size) -> Size:
 
 SIZES = {
     "toy on SQLite": _size(share=Size(60, 12), whole=Size(500, 80)),
+    "warm toy on SQLite": Size(20, 5),
     "training on SQLite": _size(share=Size(10, 1), whole=Size(60, 6)),
     "toy on PostgreSQL": _size(share=Size(40, 8, 2), whole=Size(300, 48, 10)),
 }

@@ -122,8 +122,8 @@ def own_loop(settings, context, build):
 """
 
 
-def write_toy(folder: Path, *, seeds: int) -> Path:
-    return write_study(folder, TOY.format(seeds=seeds, epochs=EPOCHS))
+def write_toy(folder: Path, *, seeds: int, isolation: str = "process") -> Path:
+    return write_study(folder, f"{TOY.format(seeds=seeds, epochs=EPOCHS)}execution: {{isolation: {isolation}}}\n")
 
 
 def write_training(folder: Path, *, seeds: int) -> Path:

@@ -111,7 +111,7 @@ metrics: {acc: {goal: max}}
 settings: {fate: ok}
 designs: [one-at-a-time]
 seeds: 1
-resources: {timeout: 3s, retries: 1}
+resources: {timeout: 8s, retries: 1}
 steps:
 """
 
@@ -133,21 +133,31 @@ EXPECTED = {
 }
 
 
-@pytest.fixture(scope="module")
-def fates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """One run in which every arm ends in a way of its own."""
-    project = tmp_path_factory.mktemp("fates")
+def meet_fates(project: Path, isolation: str) -> tuple[Path, str]:
+    """Run a study in which every arm ends in a way of its own; return its folder, and what was said."""
     (project / ".git").mkdir()
     steps = "".join(f"  - name: {fate}\n    set: {{fate: {fate}}}\n" for fate in EXPECTED)
-    path = write_study(project, FATES_STUDY + steps, name="fates", task=FATES)
+    study = f"{FATES_STUDY}{steps}execution: {{isolation: {isolation}}}\n"
+    path = write_study(project, study, name="fates", task=FATES)
     done = ablate("run", str(path), cwd=project)
     assert done.returncode == 1, done.stderr  # some trials failed
     return project, done.stderr
 
 
+@pytest.fixture(scope="module")
+def fates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    return meet_fates(tmp_path_factory.mktemp("fates"), "process")
+
+
+@pytest.fixture(scope="module")
+def warm_fates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    return meet_fates(tmp_path_factory.mktemp("warm-fates"), "warm")
+
+
+@pytest.mark.parametrize("isolation", ["fates", "warm_fates"])
 @pytest.mark.parametrize("fate", EXPECTED)
-def test_each_way_to_end_is_kept_as_what_it_was(fates: tuple[Path, str], fate: str) -> None:
-    project, _ = fates
+def test_each_way_to_end_is_kept_as_what_it_was(request: pytest.FixtureRequest, isolation: str, fate: str) -> None:
+    project, _ = request.getfixturevalue(isolation)
     (row,) = query(
         project,
         f"""SELECT t.state, a.outcome, t.claim, t.reason FROM arm

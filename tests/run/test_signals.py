@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import ablate, finish, query, results, start
-from tests.run.test_stops import recorded, wait_until, workers_of
+from tests.run.test_stops import isolated, isolations, recorded, wait_until, workers_of
 from tests.studies import TOY_STUDY, write_study
 
 STUDY = TOY_STUDY.replace("epochs: 3, pause: 0.0", "epochs: 12, pause: 0.05").replace("seeds: 2", "seeds: 1")
@@ -32,12 +32,16 @@ SENT = {
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[object, ...]]:
-    """What the study gives where nothing disturbs it."""
-    folder = tmp_path_factory.mktemp("quiet")
-    (folder / ".git").mkdir()
-    assert ablate("run", str(write_study(folder, STUDY)), "--no-mirror", cwd=folder).returncode == 0
-    return results(folder)
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[object, ...]]]:
+    """What the study gives where nothing disturbs it, by isolation."""
+    found = {}
+    for isolation in ("process", "warm"):
+        folder = tmp_path_factory.mktemp(f"quiet-{isolation}")
+        (folder / ".git").mkdir()
+        path = write_study(folder, isolated(isolation, STUDY))
+        assert ablate("run", str(path), "--no-mirror", cwd=folder).returncode == 0
+        found[isolation] = results(folder)
+    return found
 
 
 def begun(path: Path, project: Path, phase: str) -> subprocess.Popen[str]:
@@ -64,7 +68,9 @@ def has_ended(project: Path) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["starting", "training", "finishing"])
 @pytest.mark.parametrize("sent", SENT)
-def test_a_signal_at_any_moment(project: Path, quiet: list[tuple[object, ...]], sent: str, phase: str) -> None:
+def test_a_signal_at_any_moment(
+    project: Path, quiet: dict[str, list[tuple[object, ...]]], sent: str, phase: str
+) -> None:
     code, numbers = SENT[sent]
     path = write_study(project, STUDY)
     process = begun(path, project, phase)
@@ -83,7 +89,7 @@ def test_a_signal_at_any_moment(project: Path, quiet: list[tuple[object, ...]], 
 
     resumed = ablate("run", str(path), "-j", "2", "--no-mirror", cwd=project)
     assert resumed.returncode == 0, resumed.stderr
-    assert results(project) == quiet
+    assert results(project) == quiet["process"]
 
 
 # where a process is asleep when the signal comes: on its way to a transaction or a file, or back from it
@@ -98,11 +104,14 @@ EVERY = [(sent, place) for sent in SENT for place in (*RUNNER_ASLEEP, *WORKER_AS
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "place"), EVERY if os.environ.get("ABLATE_TEST_SOAK") else SOME)
-def test_a_signal_amid_a_write(project: Path, quiet: list[tuple[object, ...]], sent: str, place: str) -> None:
+@isolations
+def test_a_signal_amid_a_write(
+    project: Path, quiet: dict[str, list[tuple[object, ...]]], sent: str, place: str, isolation: str
+) -> None:
     """To the runner it is a request to stop. A worker that gets one by itself may die of it: its trial goes on."""
     (project / "hits").mkdir()
     armed = {"ABLATE_FAILPOINT": f"{place}:sleep", "ABLATE_FAILPOINT_HIT": str(project / "hits")}
-    path = write_study(project, STUDY)
+    path = write_study(project, isolated(isolation, STUDY))
     process = start("run", str(path), "-j", "1", "--no-mirror", cwd=project, **armed)
     mark = project / "hits" / place
     wait_until(mark.exists)
@@ -123,7 +132,7 @@ def test_a_signal_amid_a_write(project: Path, quiet: list[tuple[object, ...]], s
             assert query(project, "SELECT id FROM trial WHERE state NOT IN ('waiting', 'done')") == []
     resumed = ablate("run", str(path), "-j", "1", "--no-mirror", cwd=project)
     assert resumed.returncode == 0, resumed.stderr
-    assert results(project) == quiet
+    assert results(project) == quiet[isolation]
 
 
 def test_a_repeated_request_does_not_cut_a_checkpoint_short(project: Path) -> None:

@@ -20,6 +20,13 @@ from tests.studies import TOY_STUDY, write_study
 SLOW_TOY = TOY_STUDY.replace("epochs: 3, pause: 0.0", "epochs: 20, pause: 0.05")
 
 
+isolations = pytest.mark.parametrize("isolation", ["process", "warm"])
+
+
+def isolated(isolation: str, study: str = SLOW_TOY) -> str:
+    return f"{study}execution: {{isolation: {isolation}}}\n"
+
+
 def wait_until(condition: object, *, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
@@ -142,8 +149,9 @@ def test_workers_die_with_their_runner_and_its_trials_are_free_at_once(project: 
     assert ("lost",) in query(project, "SELECT outcome FROM attempt")
 
 
-def test_a_runner_takes_over_where_another_dies(project: Path) -> None:
-    path = write_study(project, SLOW_TOY)
+@isolations
+def test_a_runner_takes_over_where_another_dies(project: Path, isolation: str) -> None:
+    path = write_study(project, isolated(isolation))
     first = start("run", str(path), "-j", "2", cwd=project)
     wait_until(lambda: running(project) == 2)
     second = start("run", str(path), "-j", "2", cwd=project)
@@ -188,9 +196,10 @@ def test_two_runs_at_once_share_a_study(project: Path) -> None:
     assert query(project, "SELECT count(*), count(DISTINCT trial) FROM attempt") == [(6, 6)]
 
 
-def test_a_frozen_runner_that_wakes_up_late_writes_nothing(project: Path) -> None:
+@isolations
+def test_a_frozen_runner_that_wakes_up_late_writes_nothing(project: Path, isolation: str) -> None:
     """SIGSTOP past the lease: others take over, and what the sleeper writes later is refused."""
-    path = write_study(project, SLOW_TOY)
+    path = write_study(project, isolated(isolation))
     first = leased("run", str(path), "-j", "2", cwd=project, lease_s=1)
     wait_until(lambda: recorded(project))
     first.send_signal(signal.SIGSTOP)

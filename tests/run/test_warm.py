@@ -135,6 +135,27 @@ def test_a_worker_that_leaves_something_running_takes_no_other_trial(project: Pa
     assert query(project, "SELECT DISTINCT outcome FROM attempt") == [("ok",)]
 
 
+LEAKS = """
+import os
+
+left = []
+
+def train(settings, context):
+    print("process", os.getpid())
+    left.append(b"x" * (100 << 20))
+    return {"acc": float(settings["level"])}
+"""
+
+
+def test_a_worker_whose_trials_leave_memory_taken_is_replaced(project: Path) -> None:
+    """It may hold 256 MiB more than its first trial left: with 100 of each, that is four trials."""
+    path = write_study(project, TOY_STUDY.replace("seeds: 2", "seeds: 3") + WARM, task=LEAKS)
+    done = ablate("run", str(path), "-j", "1", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert [len(list(each)) for _, each in itertools.groupby(processes(project))] == [4, 4, 1]
+    assert query(project, "SELECT DISTINCT outcome FROM attempt") == [("ok",)]
+
+
 def test_a_killed_worker_costs_one_attempt_and_the_others_go_on(project: Path) -> None:
     """Short attempts are given in advance: those that the worker had not come to are not lost with it."""
     task = """
