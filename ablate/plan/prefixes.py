@@ -13,8 +13,8 @@ from ablate.study.settings import Settings, canonical
 class Prefixes:
     """The arms of a plan by what they have in common but for the number of epochs.
 
-    None of a command, which trains by itself; none where settings are tuned, which are not the arm's own; and none where
-    several seeds are trained in one model.
+    None of a command, which trains by itself; none where settings are tuned, which are not the arm's own; and none
+    where several seeds are trained in one model.
     """
 
     def __init__(self, plan: Plan) -> None:
