@@ -13,14 +13,13 @@ from ablate.study.settings import Settings, canonical
 class Prefixes:
     """The arms of a plan by what they have in common but for the number of epochs.
 
-    None of a command, which trains by itself, none where settings are tuned: they are not the arm's own, and none where
-    seeds are trained in one model.
+    None of a command, which trains by itself; none where settings are tuned, which are not the arm's own; and none
+    where several seeds are trained in one model.
     """
 
     def __init__(self, plan: Plan) -> None:
         self._arms: dict[str, dict[int, Arm]] = {}
-        study = plan.study
-        if study.task.command is None and not study.tune and study.execution.members == 1:
+        if plan.study.task.command is None and not plan.study.tune and plan.study.execution.fuse == 1:
             for arm in plan.arms:
                 if found := without_epochs(arm.settings):
                     self._arms.setdefault(canonical(found[1]), {}).setdefault(found[0], arm)

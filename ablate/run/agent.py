@@ -122,7 +122,7 @@ class Agent:
                 study = self._study(stored)
                 if lack := shortage(study.resources, threads=study.execution.threads):
                     raise EnvironmentFault(lack, hint="an agent takes only what its machine can run")
-                check_task(grown_plan(self._store, study), workers, study.folder)
+                check_task(grown_plan(self._store, study), workers, study.folder, self._options.data_dir)
             except AblateError as error:
                 self._refused[stored.id] = error
                 self._say(f"{stored.title}: passed over: {error.faults[0].message}")

@@ -49,12 +49,12 @@ class Unfusable(AblateError):
 def fuse(models: Sequence[nn.Module], image: Tensor) -> nn.Module:
     """Return one network of all ``models``: float images [B, K·C, H, W] → logits [B, K·classes], both member by member.
 
-    Its weights are theirs (``joined_states``). It is tried on ``image`` [B, C, H, W] against each of them. Raises
-    Unfusable.
+    Its weights are theirs (``joined_states``). The first one's forward pass is checked, and the whole is tried on
+    ``image`` [B, C, H, W] against each of them. Raises Unfusable.
     """
     first, *others = models
-    code = _checked(first)
-    if any(_checked(other) != code or str(other) != str(first) for other in others):
+    _check(first)
+    if any(str(other) != str(first) for other in others):
         raise Unfusable("the network's architecture depends on the seed")
     fused = _widened(first, len(models))
     fused.load_state_dict(joined_states([model.state_dict() for model in models]))
@@ -134,8 +134,8 @@ def _own(value: Any, member: int, members: int) -> Any:
     return (value.chunk(members)[member] if value.dim() else value).detach().clone()
 
 
-def _checked(model: nn.Module) -> str:
-    """Return the code of the network's forward pass. Raises Unfusable where it has a part that can't be fused."""
+def _check(model: nn.Module) -> None:
+    """Raise Unfusable where the network has a part that can't be fused."""
     for name, module in model.named_modules():
         if any(getattr(module, hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
             _refuse(f"`{name or type(model).__name__}` has a hook")
@@ -161,7 +161,6 @@ def _checked(model: nn.Module) -> str:
     for name, _ in model.named_parameters():
         if name.rpartition(".")[0] not in used:
             _refuse(f"its weight `{name}` is not one of a layer that the forward pass calls")
-    return code
 
 
 def _refuse(why: str) -> Never:

@@ -17,6 +17,7 @@ from ablate.train.context import Context, Diverged, Interrupted
 from ablate.train.fused import Unfusable
 from ablate.train.together import Asked, check_together, train_together
 
+TURNS = 3
 FEWEST, MOST = 4, 400  # iterations of a candidate, of which the first does not count
 NO_BETTER = 1.1  # of the time of a seed in a smaller group: beyond that, larger ones are not tried
 UNFUSABLE = "unfusable"
@@ -72,19 +73,31 @@ def measure(asked: Asked, candidates: Sequence[int], seconds: float) -> Never:
     except Interrupted:
         if not seconds:
             raise
-    paces: dict[int, float] = {}
     clock = clock_of(asked.context.device)
-    deadline = clock() + seconds
-    for fuse in candidates:
-        left = deadline - clock()
-        before = list(paces)[-1:]
-        if before and FEWEST * paces[before[0]] * fuse / before[0] > left:
-            break
-        paces[fuse] = _pace(asked, fuse, Stopwatch(clock, seconds / len(candidates)))
-        asked.context.fact(str(fuse), repr(paces[fuse]))
-        if before and paces[fuse] / fuse > NO_BETTER * paces[before[0]] / before[0]:
-            break
+    for fuse, pace in _paces(asked, candidates, clock, clock() + seconds).items():
+        asked.context.fact(str(fuse), repr(pace))
     raise Interrupted
+
+
+def _paces(asked: Asked, candidates: Sequence[int], clock: Callable[[], float], deadline: float) -> dict[int, float]:
+    """Return the seconds of an iteration with each number of seeds, measured in turns, as other work comes and goes.
+
+    The least of the turns: nothing makes an iteration quicker than it is.
+    """
+    paces: dict[int, float] = {}
+    slice_s = (deadline - clock()) / TURNS / len(candidates)
+    for turn in range(TURNS):
+        before = 0
+        for fuse in candidates if not turn else tuple(paces):
+            expected = paces.get(fuse) or (paces[before] / before * fuse if before else 0.0)
+            if FEWEST * expected > deadline - clock():
+                return paces
+            pace = _pace(asked, fuse, Stopwatch(clock, slice_s))
+            paces[fuse] = min(pace, paces.get(fuse, pace))
+            if before and paces[fuse] / fuse > NO_BETTER * paces[before] / before:
+                break
+            before = fuse
+    return paces
 
 
 def _pace(asked: Asked, fuse: int, watch: Stopwatch) -> float:

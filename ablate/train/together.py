@@ -243,6 +243,7 @@ class _Group:
                     "best": member.best,
                     "epoch": member.done,
                     "seconds": member.seconds,
+                    "reused": {},
                 }
             )
 

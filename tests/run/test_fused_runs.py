@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import time
 from pathlib import Path
 
-from tests.command import ablate, query, results
+import pytest
+
+from tests.command import ablate, finish, query, results, start
 from tests.studies import write_study
 
 TASK = """
@@ -85,6 +89,28 @@ def test_a_fused_study_ends_in_the_same_numbers_after_a_kill(tmp_path: Path) -> 
         "seed 1\nseed 2\n", "seed 1\nseed 2\n", "seed 3\n", "seed 3\n"
     ]  # fmt: skip
     assert sum(log.startswith("ablate: trained in one model with others") for log in logs) == 2
+
+
+@pytest.mark.slow
+def test_a_stop_ends_each_seed_of_a_group_with_its_checkpoint(tmp_path: Path) -> None:
+    study = STUDY.replace("epochs: 3", "epochs: 60").replace("seeds: 3", "seeds: 2")
+    calm, stopped = tmp_path / "calm", tmp_path / "stopped"
+    for project in (calm, stopped):
+        (project / ".git").mkdir(parents=True)
+        write_study(project, study, task=TASK)
+    assert ablate("run", "toy.yaml", "--only", "baseline", cwd=calm).returncode == 0
+    process = start("run", "toy.yaml", "--only", "baseline", cwd=stopped)
+    deadline = time.monotonic() + 120
+    while not list(stopped.glob("runs/trials/*/1/checkpoint/manifest.json")):
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = finish(process)
+    assert process.returncode == 130, said
+    assert [(seed, outcome) for seed, _, outcome, _ in attempts(stopped)] == [(1, "interrupted"), (2, "interrupted")]
+    assert ablate("run", "toy.yaml", "--only", "baseline", cwd=stopped).returncode == 0
+    assert [(seed, before) for seed, claim, _, before in attempts(stopped) if claim == 2] == [(1, 1), (2, 1)]
+    assert results(stopped) == results(calm)
 
 
 def test_a_seed_that_diverges_is_done_and_so_are_its_mates(project: Path) -> None:

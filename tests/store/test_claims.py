@@ -60,6 +60,16 @@ def test_trials_are_claimed_in_plan_order_until_none_waits(store: Store) -> None
     assert claims.claim_trial(store, runner_id="r1", study_id=1, arms=None, slot="") is None
 
 
+def test_what_is_trained_in_one_model_is_of_one_arm_and_has_a_place_of_its_own(empty: Store, tmp_path: Path) -> None:
+    record_plan(empty, toy_plan(tmp_path, overrides=["seeds=[1, 2, 3, 5, 8]"]))
+    named = {each.trial: (each.arm, each.seed) for each in trials_of(empty, 1)}
+    groups = [[named[trial] for trial in group] for group in claims.waiting_trials(empty, 1, fuse=4)]
+    assert groups[:3] == [[(arm, seed) for seed in (1, 2, 3, 8)] for arm in ("baseline", "two", "three")]
+    assert groups[3:] == [[("baseline", 5)], [("two", 5)], [("three", 5)]]  # 5 has the place of 1
+    alone = [named[trial] for (trial,) in claims.waiting_trials(empty, 1)]
+    assert alone[:4] == [("baseline", 1), ("two", 1), ("three", 1), ("baseline", 2)]
+
+
 def test_only_some_arms_are_claimed(store: Store) -> None:
     options = {"runner_id": "r1", "study_id": 1, "slot": ""}
     got = [claims.claim_trial(store, arms=["three"], **options) for _ in range(3)]
