@@ -19,7 +19,7 @@ from ablate.train.together import Asked, check_together, train_together
 
 TURNS = 3
 FEWEST, MOST = 4, 400  # iterations of a candidate, of which the first does not count
-NO_BETTER = 1.1  # of the time of a seed in a smaller group: beyond that, larger ones are not tried
+NO_BETTER = 1.5  # of the time of a seed in a smaller group: beyond that, larger ones are not tried
 UNFUSABLE = "unfusable"
 
 
