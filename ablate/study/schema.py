@@ -219,10 +219,20 @@ class Analysis(_Model):
     )
 
 
+MOST_FUSED = 64
 PRESETS: dict[str, dict[str, str | int]] = {
     "exact": {"dtype": "float32", "memory_format": "channels_last", "threads": 1},
     "fast": {"dtype": "bfloat16", "memory_format": "channels_last", "threads": 1},
 }
+
+
+def _fuse(value: Any) -> Any:
+    if value != "auto" and (type(value) is not int or not 1 <= value <= MOST_FUSED):
+        raise PydanticCustomError("form", f"takes a number of seeds from 1 to {MOST_FUSED}, or `auto`")
+    return value
+
+
+Fuse = Annotated[Annotated[int, Field(ge=1, le=MOST_FUSED)] | Literal["auto"], BeforeValidator(_fuse)]
 
 
 class Execution(_Model):
@@ -244,8 +254,7 @@ class Execution(_Model):
         description="a fresh process for each attempt, or one for many: your module's globals then last from one "
         "trial to the next",
     )
-
-    fuse: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+    fuse: Fuse = Field(
         1,
         description="seeds of one arm that are trained in one model, for small networks on `train_classifier`; "
         "other counts give other bits. `auto`: the fastest, measured once for the whole study",
