@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.command import Call
 from tests.postgres import Server, server
@@ -17,6 +18,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KEPT = ("ABLATE_UPDATE_GOLDEN",)
+
+settings.register_profile("shared", deadline=None)  # that others use the machine as well is no fault of ours
+settings.load_profile("shared")
 
 
 @pytest.fixture(autouse=True, scope="session")
