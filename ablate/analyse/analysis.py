@@ -140,7 +140,7 @@ def arm_result(
     """Return an arm with its cells. ``usual`` has, by fact, what most trials ran with; any other is marked as drift."""
     cells = {name: cell(trials, name, metric) for name, metric in study.metrics.items()}
     with_result = [trial for trial in trials if trial.has_result]
-    seconds = [trial.whole_s for trial in with_result if trial.whole_s is not None]
+    seconds = [spent for trial in with_result if (spent := trial.whole_s) is not None]
     finished = [trial.values for trial in trials if trial.status == "finished"]
     facts = {name: _mean(finished, name) for name in FACTS}
     published = study.reference.values if study.reference else {}

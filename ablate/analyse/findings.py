@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +45,7 @@ class TrialResult(NamedTuple):
     ``reason`` says why it failed. A trial is ``diverged`` if its attempt says so or its primary metric is not finite.
     ``first_ended``: when it first had a result (Unix seconds); 0 for one that was ``imported``, as nobody knows.
     ``candidate``: of a trial that tunes, the place of its settings among those tried for the arm, from 1.
+    ``reused_s``: wall seconds of the shorter trial that it went on from, spent there and not in ``seconds``.
     """
 
     seed: int
@@ -62,15 +62,7 @@ class TrialResult(NamedTuple):
     values: Mapping[str, float] = MappingProxyType({})
     source: str = "trained"
     candidate: int | None = None
-
-    @property
-    def reused_s(self) -> float:
-        """Wall seconds of the shorter trial that this one went on from: spent there, and not in ``seconds``."""
-        try:
-            reused = float(self.environment.get("reused_seconds", 0))
-        except ValueError:  # a task of somebody's calls something else so
-            return 0.0
-        return reused if 0 <= reused < math.inf else 0.0
+    reused_s: float = 0.0
 
     @property
     def whole_s(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
@@ -86,6 +87,7 @@ def _unchosen(arm: str, seed: int, *, failed: bool) -> TrialResult:
 
 def _result(row: StoredTrial, values: Mapping[str, float], primary: str) -> TrialResult:
     status, reason = _status(row, values, primary)
+    environment, reused_s = _environment(row.environment_json or "{}")
     return TrialResult(
         seed=row.seed,
         fingerprint=row.fingerprint,
@@ -97,15 +99,22 @@ def _result(row: StoredTrial, values: Mapping[str, float], primary: str) -> Tria
         reason=reason,
         code_sha256=row.code_sha256,
         first_ended=0.0 if row.source == IMPORTED else row.first_ended,  # it was there before all that is declared
-        environment=_environment(row.environment_json or "{}"),
+        environment=environment,
         values=values,
         source=row.source,
+        reused_s=reused_s,
     )
 
 
 @lru_cache(maxsize=256)  # there are few of them, and a study may have 100,000 trials
-def _environment(text: str) -> Mapping[str, str]:
-    return {key: str(value) for key, value in json.loads(text).items()}
+def _environment(text: str) -> tuple[Mapping[str, str], float]:
+    """Return the facts of an attempt, and the seconds of what it reused."""
+    facts = {key: str(value) for key, value in json.loads(text).items()}
+    try:
+        reused = float(facts.get("reused_seconds", 0))
+    except ValueError:  # a task of somebody's calls something else so
+        reused = 0.0
+    return facts, reused if 0 <= reused < math.inf else 0.0
 
 
 def _status(row: StoredTrial, values: Mapping[str, float], primary: str) -> tuple[Status, str]:
