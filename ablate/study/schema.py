@@ -225,6 +225,16 @@ PRESETS: dict[str, dict[str, str | int]] = {
 }
 
 
+def _fuse(value: Any) -> Any:
+    """A number of seeds, or ``auto``."""
+    if value != "auto" and (type(value) is not int or not 1 <= value <= 64):
+        raise PydanticCustomError("form", "takes an integer from 1 to 64, or `auto`")
+    return value
+
+
+Fuse = Annotated[Annotated[int, Field(ge=1, le=64)] | Literal["auto"], BeforeValidator(_fuse)]
+
+
 class Execution(_Model):
     """How a trial computes, not what: the same for every arm, and part of a trial's identity."""
 
@@ -245,7 +255,7 @@ class Execution(_Model):
         "trial to the next",
     )
 
-    fuse: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+    fuse: Fuse = Field(
         1,
         description="seeds of one arm that are trained in one model, for small networks on `train_classifier`; "
         "other counts give other bits. `auto`: the fastest, measured once for the whole study",
