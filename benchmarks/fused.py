@@ -154,7 +154,7 @@ def main() -> None:
                 flush=True,
             )
     models = ", ".join(str(groups_of(seeds["arm"], fuse)) for fuse in CANDIDATES)
-    print(f"\nWanted: {WANTED} of the best, in {BUDGET_S:.0f} s. The models of a study: {models}.")
+    print(f"\nWanted: {WANTED} of the best, with {BUDGET_S:g} s of measuring. The models of a study: {models}.")
     sys.exit(missed)
 
 

@@ -282,6 +282,10 @@ class Recipe:
         train = TrainSettings.read(chosen.train, "train")
         augment = AugmentSettings.read(chosen.augment, "augment")
         be_repeatable(context)
+        if "tensorboard" in chosen.write:
+            from ablate.train.events import writer_class  # tensorboard, which few trials need
+
+            writer_class()
         data = load(chosen.data, device=context.device)
         mean, std = statistics(data, chosen.normalise)
         augmenter = Augmenter(data.train.images, augment, size=data.size)
@@ -292,7 +296,7 @@ class Recipe:
         context.fact("data_sha256", self.data.sha256())
         if "tensorboard" not in self.write:
             return None
-        from ablate.train.events import Events  # tensorboard, which few trials need
+        from ablate.train.events import Events
 
         return Events(context.folder)
 

@@ -24,22 +24,28 @@ SIDE = 96  # pixels of a shown image, at least
 CAPTION = 14  # pixels below it
 
 
+def writer_class() -> Any:
+    """Return what writes event files. Raises AblateError where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise AblateError(
+            "`write: [tensorboard]` needs tensorboard, which is not installed",
+            hint="pip install 'ablation-study[tensorboard]'",
+        ) from None
+    return SummaryWriter
+
+
 class Events:
     """The event files of ``folder``/tensorboard. What is written is there for a live TensorBoard at once."""
 
     def __init__(self, folder: Path) -> None:
         """Begin a file. Raises AblateError where tensorboard is not installed."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise AblateError(
-                "`write: [tensorboard]` needs tensorboard, which is not installed",
-                hint="pip install 'ablation-study[tensorboard]'",
-            ) from None
+        writer = writer_class()
         self._folder = folder / FOLDER
         self._done = 0
         with self._refusals():
-            self._writer = SummaryWriter(str(self._folder))
+            self._writer = writer(str(self._folder))
 
     def scalars(self, records: Sequence[dict[str, Any]]) -> None:
         """Write the records that are new; ``val_loss`` becomes val/loss, so that curves of a part stand together."""

@@ -138,7 +138,8 @@ def test_what_would_profit_from_a_trial_that_is_not_done_is_claimed_last(project
     shorter = Shorter(store, plan, study, code="")
 
     def order() -> list[tuple[str, int]]:
-        return [names[each] for each in shorter.in_order([trial for (trial,) in claims.waiting_trials(store, study)])]
+        waiting = [trial for (trial,) in claims.waiting_trials(store, study)]
+        return [names[each] for each in shorter.in_order(waiting)]
 
     def ended(state: str) -> None:
         _, claimed = claims.exchange(store, (), claims.Wanted("me", [("cpu0", {})], [short]))
