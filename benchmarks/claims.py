@@ -80,7 +80,7 @@ class Claimer:
         claims.register_runner(store, runner_id=self.name, study_id=study_id, facts=facts)
 
     def look(self) -> None:
-        self._waiting = deque(claims.waiting_trials(self._store, self._study_id))
+        self._waiting = deque(trial for (trial,) in claims.waiting_trials(self._store, self._study_id))
 
     def next(self) -> Claim | None:
         """Claim a trial; None where none waits."""
@@ -174,7 +174,7 @@ def measure_queue(kind: str, location: str, folder: Path, *, waiting: int) -> Qu
     look = _fastest(claimer.look, 5)
     claim = _fastest(claimer.next, TIMES)
     others = Claimer(store, study_id)
-    among = claims.waiting_trials(store, study_id)[: min(waiting // 10, 10_000)]
+    among = [trial for (trial,) in claims.waiting_trials(store, study_id)[: min(waiting // 10, 10_000)]]
     for start in range(0, len(among), 500):
         part = among[start : start + 500]
         claims.exchange(store, (), Wanted(others.name, [("cpu0", {})] * len(part), part))

@@ -12,6 +12,9 @@ from ablate.store.claims import LEASE_S, Held
 from ablate.store.history import StoredRunner
 from ablate.store.store import Store, is_sqlite
 
+LOOK_S = 1.0
+LOOKS_PER_S = 10.0  # of all runners together: each costs as much as there are trials at work
+
 
 class Owners:
     """Tells which owners of running trials are gone, so that their trials may be taken from them.
@@ -25,10 +28,12 @@ class Owners:
         self._lease_s = lease_s
         self._renewed: dict[tuple[int, int], tuple[float, float]] = {}  # (trial, claim) → its lease, first seen when
         self._found: set[tuple[int, int]] | None = None  # what was held when we first looked
+        self.look_s = LOOK_S  # from one look to the next: where many hold trials, others look in between
 
     def gone(self, held: Sequence[Held]) -> list[Held]:
         """Return those of all running trials whose owners are gone."""
         at = monotonic()
+        self.look_s = max(LOOK_S, len({each.owner for each in held}) / LOOKS_PER_S)
         known = {(each.trial, each.claim): (each.lease_until, at) for each in held}
         for key, (lease_until, _) in known.items():
             if key in self._renewed and self._renewed[key][0] == lease_until:

@@ -36,7 +36,7 @@ from ablate.run.stopping import STOPPING
 from ablate.run.takeover import leave_all, take_back_lost
 from ablate.run.unchanged import Unchanged
 from ablate.run.waiting import Waiting
-from ablate.run.watch import Follower
+from ablate.run.watch import SHARE, Follower
 from ablate.run.workers import Done, Exit, Workers
 from ablate.store import claims
 from ablate.store.claims import Claim
@@ -146,7 +146,7 @@ class Runner:
             self._next_renewal = now + self._options.lease_s / 4
         if now >= self._next_recovery:
             self._recover()
-            self._next_recovery = now + ELSEWHERE_S
+            self._next_recovery = now + self._owners.look_s
         self._fill_slots()
         self._progress.hungry(self._crew.slots.is_hungry)
         if self._progress.is_live:
@@ -382,9 +382,10 @@ class Runner:
         now = time.monotonic()
         if now < self._next_look:
             return True
-        self._next_look = now + ELSEWHERE_S
         self._recover()
         mine = self._mine(trials_of(self._store, self._study_id))
+        ended = time.monotonic()
+        self._next_look = ended + max(self._owners.look_s, (ended - now) / SHARE)
         self._progress.refresh_states({each.trial: (each.state, each.outcome) for each in mine})
         in_time = self._waiting.arms_in_time()
         waiting = any(each.state == "waiting" and (in_time is None or each.arm in in_time) for each in mine)
