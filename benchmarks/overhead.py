@@ -36,6 +36,7 @@ ABLATE = [sys.executable, "-m", "ablate"]
 PEERS = Path(__file__).with_name("peers.py")
 FIRST = 40  # attempts that are left out: the start of the worker server, and its first forks
 ROWS = 20_000
+ARMS = 20  # of the study whose last trials are measured
 PATIENCE_S = 600.0  # of a peer that takes longer, this is its time
 
 STUDY = """
@@ -132,9 +133,11 @@ def isolated(isolation: str) -> list[str]:
     return [f"execution.isolation={isolation}"]
 
 
-def run_late(project: Project, *, filled: int, trials: int) -> float:
-    """Return seconds per warm trial of a study of which so many are finished already."""
-    seeds = (filled + trials) // 2
+def run_late(project: Project, *, planned: int, trials: int) -> float:
+    """Return seconds per warm trial of the last so many of a study."""
+    filled, seeds = planned - trials, planned // ARMS
+    steps = "".join(f"  - {{name: level-{level}, set: {{level: {level}}}}}\n" for level in range(1, ARMS))
+    (project.folder / "noop.yaml").write_text(STUDY.replace("  - {name: one, set: {level: 1}}\n", steps))
     words = ("--set", f"seeds={seeds}", "--set", *isolated("warm"))
     plan = open_plan(project.folder / "noop.yaml", overrides=[f"seeds={seeds}", *isolated("warm")])
     store = open_store(project.store, create=True)
@@ -312,10 +315,80 @@ def machine() -> str:
     )
 
 
-def print_starts(rounds: int) -> None:
+def print_dispatch(given: argparse.Namespace) -> None:
+    def of_ablate(isolation: str, slots: int, trials: int) -> Callable[[], Taken]:
+        return lambda: run_noop(isolation=isolation, slots=slots, trials=trials)
+
+    print("## A trial that does nothing\n")
+    print(
+        "Milliseconds per trial once the run is under way; every trial has its durable row. CPU: of all its processes."
+    )
+    print("Goals: 25 ms with a process each (15 as a stretch), 1 ms warm.\n")
+    dispatch = rounds_of(
+        {
+            "ablate, a process each, 1 slot": of_ablate("process", 1, given.forked),
+            "ablate, a process each, 2 slots": of_ablate("process", 2, given.forked),
+            "ablate, warm, 1 slot": of_ablate("warm", 1, given.trials),
+            "ablate, warm, 2 slots": of_ablate("warm", 2, given.trials),
+            "`python -c 'import torch'`": lambda: peer(sys.executable, "subprocess", 3, 1),
+            "Optuna, SQLite, 2 workers": lambda: peer(given.peers, "optuna-sqlite", 200),
+            "Optuna, journal, 2 workers": lambda: peer(given.peers, "optuna-journal", 400),
+            "Ray Tune, 2 CPUs": lambda: peer(given.peers, "ray-tune", 16),
+            "Hydra, joblib, 2 jobs": lambda: peer(given.peers, "hydra-joblib", 24),
+        },
+        given.rounds,
+    )
+    print(*table(dispatch, of="ms per trial", unit=1e3, than="ablate, a process each, 1 slot"), sep="\n")
+
+
+def print_late(given: argparse.Namespace) -> None:
+    def late(planned: int) -> Callable[[], float]:
+        return lambda: in_project(lambda project: run_late(project, planned=planned, trials=400))
+
+    print("\n## The last trials of a small study, and of a large one\n")
+    flat = rounds_of({"of 1,000 trials": late(1000), f"of {given.late:,} trials": late(given.late)}, given.rounds)
+    print(*table(flat, of="ms per warm trial, 2 slots: the last 400", unit=1e3, than="of 1,000 trials"), sep="\n")
+
+
+def print_records(given: argparse.Namespace) -> None:
+    print("\n## A recorded number\n\nGoal: 20 µs.\n")
+    numbers = rounds_of(
+        {
+            "ablate, `context.record`": lambda: in_project(record_rows),
+            "Optuna, SQLite, `trial.report`": lambda: peer(given.peers, "optuna-sqlite-report", 300),
+            "Optuna, journal, `trial.report`": lambda: peer(given.peers, "optuna-journal-report", 1000),
+        },
+        given.rounds,
+    )
+    print(*table(numbers, of="µs per number", unit=1e6, than="ablate, `context.record`"), sep="\n")
+    durable = rounds_of({"until it is durable": lambda: in_project(durable_after)}, min(given.rounds, 3))
+    print(f"\nIn the store after at most {max(durable['until it is durable'])[0]:.2f} s (goal: 1 s).")
+
+
+def print_starts(given: argparse.Namespace) -> None:
     print("\n## The start of a command\n")
-    print(*table(starts(rounds), of="ms", unit=1e3, than="`python -c 'pass'`"), sep="\n")
+    print(*table(starts(2 * given.rounds + 1), of="ms", unit=1e3, than="`python -c 'pass'`"), sep="\n")
     print("\nGoals, over the interpreter's own start: 60 ms for `--help`, 150 ms for the others.")
+
+
+def print_memory(_: argparse.Namespace) -> None:
+    print("\n## Memory\n\nMiB (PSS: what processes share is shared out) while workers that have imported torch wait.\n")
+    print("| slots | runner | server | a worker | in all |\n|--:|--:|--:|--:|--:|")
+    for slots in (1, 4, 8):
+        used = memory(slots)
+        print(
+            f"| {slots} | {used['runner']:.0f} | {used['server']:.0f} | {used['worker']:.0f} | {used['in all']:.0f} |"
+        )
+    print("\nGoal: a runner below 150 MiB.")
+
+
+PARTS = {
+    "dispatch": print_dispatch,
+    "late": print_late,
+    "records": print_records,
+    "starts": print_starts,
+    "memory": print_memory,
+}
 
 
 def main() -> None:
@@ -326,69 +399,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000, help="warm trials in each run")
     parser.add_argument("--forked", type=int, default=120, help="trials of a process each in each run")
     parser.add_argument("--late", type=int, default=100_000, help="trials of the large study")
-    parser.add_argument("--starts", action="store_true", help="only the starts of commands, in so many rounds")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
     given = parser.parse_args()
-    if given.starts:
-        print(f"`python -m benchmarks.overhead --starts --rounds {given.rounds}`, {machine()}")
-        print_starts(given.rounds)
-        return
-    rounds, peers, many = given.rounds, given.peers, given.trials
-
-    def of_ablate(isolation: str, slots: int, trials: int) -> Callable[[], Taken]:
-        return lambda: run_noop(isolation=isolation, slots=slots, trials=trials)
-
-    print(f"# Overhead\n\n`python -m benchmarks.overhead --rounds {rounds}`, {machine()}\n")
-    print("## A trial that does nothing\n")
-    print(
-        "Milliseconds per trial once the run is under way; every trial has its durable row. CPU: of all its processes."
-    )
-    print("Goals: 25 ms with a process each (15 as a stretch), 1 ms warm.\n")
-    dispatch = rounds_of(
-        {
-            "ablate, a process each, 1 slot": of_ablate("process", 1, given.forked),
-            "ablate, a process each, 2 slots": of_ablate("process", 2, given.forked),
-            "ablate, warm, 1 slot": of_ablate("warm", 1, many),
-            "ablate, warm, 2 slots": of_ablate("warm", 2, many),
-            "`python -c 'import torch'`": lambda: peer(sys.executable, "subprocess", 3, 1),
-            "Optuna, SQLite, 2 workers": lambda: peer(peers, "optuna-sqlite", 200),
-            "Optuna, journal, 2 workers": lambda: peer(peers, "optuna-journal", 400),
-            "Ray Tune, 2 CPUs": lambda: peer(peers, "ray-tune", 16),
-            "Hydra, joblib, 2 jobs": lambda: peer(peers, "hydra-joblib", 24),
-        },
-        rounds,
-    )
-    print(*table(dispatch, of="ms per trial", unit=1e3, than="ablate, a process each, 1 slot"), sep="\n")
-
-    print("\n## At the first trials of a study, and at its last\n")
-
-    def late(filled: int) -> Callable[[], float]:
-        return lambda: in_project(lambda project: run_late(project, filled=filled, trials=400))
-
-    flat = rounds_of({"after 1,000 trials": late(1000), f"after {given.late:,} trials": late(given.late)}, rounds)
-    print(*table(flat, of="ms per warm trial, 2 slots", unit=1e3, than="after 1,000 trials"), sep="\n")
-
-    print("\n## A recorded number\n\nGoal: 20 µs.\n")
-    numbers = rounds_of(
-        {
-            "ablate, `context.record`": lambda: in_project(record_rows),
-            "Optuna, SQLite, `trial.report`": lambda: peer(peers, "optuna-sqlite-report", 300),
-            "Optuna, journal, `trial.report`": lambda: peer(peers, "optuna-journal-report", 1000),
-        },
-        rounds,
-    )
-    print(*table(numbers, of="µs per number", unit=1e6, than="ablate, `context.record`"), sep="\n")
-    durable = rounds_of({"until it is durable": lambda: in_project(durable_after)}, min(rounds, 3))
-    print(f"\nIn the store after at most {max(durable['until it is durable'])[0]:.2f} s (goal: 1 s).")
-
-    print_starts(2 * rounds + 1)
-    print("\n## Memory\n\nMiB (PSS: what processes share is shared out) while workers that have imported torch wait.\n")
-    print("| slots | runner | server | a worker | in all |\n|--:|--:|--:|--:|--:|")
-    for slots in (1, 4, 8):
-        used = memory(slots)
-        print(
-            f"| {slots} | {used['runner']:.0f} | {used['server']:.0f} | {used['worker']:.0f} | {used['in all']:.0f} |"
-        )
-    print("\nGoal: a runner below 150 MiB.")
+    print(f"# Overhead\n\n`python -m benchmarks.overhead --rounds {given.rounds}`, {machine()}\n")
+    for part in given.parts:
+        PARTS[part](given)
 
 
 if __name__ == "__main__":
