@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ablate.plan.trials import open_plan
 from ablate.store.claims import attempt_folder, end_runner, register_runner
@@ -53,7 +53,8 @@ TASK = """
 import time
 
 def train(settings, context):
-    time.sleep(settings["pause"])
+    if settings["pause"]:
+        time.sleep(settings["pause"])
     began = time.perf_counter()
     for epoch in range(1, settings["rows"] + 1):
         context.record(epoch=epoch, acc=1.0)
@@ -127,6 +128,23 @@ def run_noop(*, isolation: str, slots: int, trials: int) -> Taken:
     _, start = in_project(lambda project: run(project, 2 * slots))
     wall, cpu = in_project(lambda project: run(project, trials))
     return wall, (cpu - start) / (trials - 2 * slots)
+
+
+def make_files(trials: int) -> Taken:
+    """Return what the file system alone takes for the two folders and three files of an attempt."""
+
+    def make(project: Project) -> Taken:
+        wall, cpu = time.perf_counter(), time.process_time()
+        for number in range(trials):
+            folder = project.folder / f"{number:064x}" / "1"
+            folder.mkdir(parents=True)
+            for name in ("trial.json", "result.json"):
+                (folder / f".{name}").write_bytes(b"x" * 900)
+                os.replace(folder / f".{name}", folder / name)
+            (folder / "stdout.log").touch()
+        return (time.perf_counter() - wall) / trials, (time.process_time() - cpu) / trials
+
+    return cast(Taken, in_project(make))
 
 
 def isolated(isolation: str) -> list[str]:
@@ -330,6 +348,7 @@ def print_dispatch(given: argparse.Namespace) -> None:
             "ablate, a process each, 2 slots": of_ablate("process", 2, given.forked),
             "ablate, warm, 1 slot": of_ablate("warm", 1, given.trials),
             "ablate, warm, 2 slots": of_ablate("warm", 2, given.trials),
+            "folders and files of a trial alone": lambda: make_files(given.trials),
             "`python -c 'import torch'`": lambda: peer(sys.executable, "subprocess", 3, 1),
             "Optuna, SQLite, 2 workers": lambda: peer(given.peers, "optuna-sqlite", 200),
             "Optuna, journal, 2 workers": lambda: peer(given.peers, "optuna-journal", 400),

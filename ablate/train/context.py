@@ -64,7 +64,8 @@ class Context:
         self.dtype = dtype
         self.memory_format = memory_format
         self.folder = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="ablate-"))
-        make_folder(self.folder)
+        if not self.folder.is_dir():
+            make_folder(self.folder)
         self.metrics = tuple(metrics)
         self.together = together
         self.resumed_from = ""

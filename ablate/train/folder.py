@@ -103,19 +103,30 @@ class Result:
     facts: dict[str, str] = field(default_factory=dict)
 
 
+class _Inside:
+    """A path in an attempt folder, made when it is asked for: of most attempts few are."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, folder: AttemptFolder, _: type) -> Path:
+        return folder.path / self._name
+
+
 class AttemptFolder:
     """Paths, reading and writing of one attempt folder. Holds no open file."""
 
+    work_file = _Inside("trial.json")
+    metrics_file = _Inside("metrics.jsonl")
+    checkpoints = _Inside("checkpoint")
+    end = _Inside("end")
+    artifacts = _Inside("artifacts")
+    scores_file = _Inside("scores.npz")
+    log_file = _Inside("stdout.log")
+    result_file = _Inside("result.json")
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.work_file = self.path / "trial.json"
-        self.metrics_file = self.path / "metrics.jsonl"
-        self.checkpoints = self.path / "checkpoint"
-        self.end = self.path / "end"
-        self.artifacts = self.path / "artifacts"
-        self.scores_file = self.path / "scores.npz"
-        self.log_file = self.path / "stdout.log"
-        self.result_file = self.path / "result.json"
 
     def create(self, work: Work) -> None:
         """Make the folder. What lies there already is moved aside: of another store beside ours, or brought along.
@@ -336,12 +347,14 @@ def as_shown(line: str) -> str:
 
 def printable(text: str) -> str:
     """Return the text with control characters escaped, so that a foreign string can't drive the terminal."""
+    if text.isprintable():  # nearly always
+        return text
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def write_json(path: Path, value: object, *, what: str, durable: bool = True) -> None:
     """Write strict JSON like ``write_whole``."""
-    write_whole(path, json.dumps(value, indent=1, allow_nan=False).encode(), what=what, durable=durable)
+    write_whole(path, json.dumps(value, allow_nan=False).encode(), what=what, durable=durable)
 
 
 def write_whole(path: Path, *data: bytes | memoryview, what: str, durable: bool = True) -> None:

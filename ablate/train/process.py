@@ -70,7 +70,10 @@ def seed_all(stream: int) -> None:
     """Seed the global generators of Python, NumPy and torch."""
     random.seed(stream)
     np.random.seed(stream % 2**32)
-    torch.manual_seed(stream)
+    if torch.accelerator.is_available():
+        torch.manual_seed(stream)
+    else:  # which would keep this for devices that might come, with the stack of each call, for ever
+        torch.default_generator.manual_seed(stream)
 
 
 class Orders:
