@@ -34,9 +34,11 @@ ALWAYS = ("numpy.random",)  # imported at its first use, by every attempt
 MADV_COLLAPSE = 25
 HUGE = 1 << 21
 MANY = 16  # forks after which it pays to make the next ones quicker
-# what every optimizer of torch imports when it is made, and every trial on digits: 1.3 s of CPU in each worker. Loaded
-# while the first trials run and nothing is asked of us, so that a run of quick trials, or of none, does not pay for it
+# what every optimizer of torch imports when it is made, and every trial on digits: 1.3 s of CPU and 100 MiB in each
+# worker. Loaded before the first trial where the task is sure to make one, after the fork that checks it; else while the
+# first trials run and nothing is asked of us, so that a run of quick trials does not pay for it
 LATER = ("torch._dynamo", "torch._inductor.config", "sklearn.datasets")
+LOOP = "ablate.train.classification"
 IDLE_S = 1.0
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # of a scheduler; workers go on ignoring them, and so do their children
@@ -72,8 +74,11 @@ def serve(commands: int, replies: int, *modules: str) -> None:
             if not data:
                 return
             *lines, buffer = (buffer + data).split(b"\n")
-            for line in lines:
-                server.obey(json.loads(line))
+            for command in map(json.loads, lines):
+                if later and LOOP in modules and server.has_forked and "spawn" in command:
+                    _load(*later)
+                    later = ()
+                server.obey(command)
 
 
 def _load(*modules: str) -> None:

@@ -269,6 +269,20 @@ def test_what_the_first_worker_has_to_import_later_ones_find(project: Path) -> N
     assert found[-1] == 1
 
 
+def test_what_ablates_own_loop_imports_is_there_before_the_first_trial(project: Path) -> None:
+    task = """
+    import __main__, sys
+    from ablate.train.classification import train_classifier
+    def train(settings, context):
+        assert __main__.__spec__.name == "ablate.train.server", "one thread still, or it would not be forked"
+        return {"acc": "torch._dynamo" in sys.modules}
+    """
+    path = write_study(project, task=textwrap.dedent(task))
+    done = ablate("run", str(path), "--only", "baseline", "--seeds", "4", "--jobs", "2", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert query(project, f"{NUMBERS} SELECT value FROM number WHERE epoch IS NULL") == [(1,)] * 4
+
+
 def test_a_forked_worker_computes_the_bits_of_a_fresh_interpreter(project: Path) -> None:
     task = """
     import __main__, hashlib, torch
