@@ -81,13 +81,18 @@ class Server:
         assert done.returncode == 0, f"{name}: {done.stderr}"
 
 
+def binaries_or_skip() -> Path:
+    """Return the folder of an installed server's programs. Skips the test where there is none."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "/nowhere")]
+    if not found[-1].exists():
+        pytest.skip(MISSING)
+    return found[-1].parent
+
+
 @contextmanager
 def server() -> Iterator[Server]:
     """Run a server for as long as the context lasts. Skips the test where none is installed."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "/nowhere")]
-    binaries = found[-1].parent
-    if not (binaries / "initdb").exists():
-        pytest.skip(MISSING)
+    binaries = binaries_or_skip()
     # not below pytest's own folders: those are closed to the user that the server runs as
     folder = Path(tempfile.mkdtemp(prefix="ablate-postgres-", dir="/tmp"))
     if os.geteuid() == 0:
