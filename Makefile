@@ -7,6 +7,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_OPTIONS ?= -n 2 --dist loadfile
+# they wait more than they compute
+SLOW_OPTIONS ?= -n 3 --dist loadfile
 
 .PHONY: help demo test lint format bench chaos slow soak docs site clean
 
@@ -31,7 +33,7 @@ test: .venv/ready-for-tests
 
 # kills at random and at named places, signals at every moment, clocks, load: what takes more than ten seconds
 slow: .venv/ready-for-tests
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS) -m slow
+	$(BIN)/python -m pytest $(SLOW_OPTIONS) -m slow
 
 lint: .venv/ready-for-tests
 	$(BIN)/ruff format --check .
