@@ -142,7 +142,7 @@ def grown_plan(store: Store | None, study: Study) -> Plan:
     earlier = [version.plan for version in versions_of(store, study.name, study.profile)] if store else []
     plan = make_plan(study, earlier=earlier)
     known: set[str] = set()
-    while store is not None and not known >= plan.trials().keys():
+    while store is not None and study.grows and not known >= plan.trials().keys():
         known |= plan.trials().keys()
         plan = make_plan(study, told_of(store, list(known), study.primary), earlier)
     return plan
