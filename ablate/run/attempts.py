@@ -44,7 +44,8 @@ class Attempt:
 class Worker:
     """A worker in its slot, and its attempts, the first one of each group: it is at the first of all.
 
-    ``ended`` counts those that it did before. Its number is 0 before it is started.
+    ``ended`` counts those that it did before. Its number is 0 before it is started. ``crowd``: how many workers were
+    on its GPU when it ended, itself among them.
     """
 
     number: int
@@ -52,6 +53,8 @@ class Worker:
     queue: deque[Attempt]
     ended: int = 0
     retired: bool = False
+    began: float = 0.0
+    crowd: int = 1
 
     @property
     def has_begun(self) -> bool:
