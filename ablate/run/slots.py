@@ -229,7 +229,7 @@ def shortage(resources: Resources, *, threads: int) -> str:
 
 def allotted_cores() -> int:
     """Return how many of the usable cores are ours: a scheduler may have given us fewer, and not said which."""
-    share = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get(ALLOTTED, "")
+    share = os.environ.get(ALLOTTED) or os.environ.get("SLURM_CPUS_PER_TASK", "")
     usable = len(usable_cores())
     return min(usable, int(share)) if share.isdecimal() and int(share) else usable
 

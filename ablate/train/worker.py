@@ -124,7 +124,7 @@ def _called_together(task: Task, folders: Sequence[AttemptFolder], works: Sequen
 def _own_loop(work: Work) -> AblateError:
     if work.peers:
         return AblateError(
-            "`per_gpu: auto` times the iterations of train_classifier, and the task did not call it",
+            "the iterations of train_classifier are timed, and the task did not call it",
             hint="write a number, or train by ablate.train.classification.train_classifier",
         )
     return AblateError(

@@ -369,7 +369,7 @@ train({{"level": int(sys.argv[1]), "epochs": 3, "pause": 0.0}}, Context())
 
 def test_a_command_that_is_crowded_out_goes_back_too(project: Path, one_gpu: Path) -> None:  # noqa: ARG001
     (project / "toy_script.py").write_text(SCRIPT)
-    study = TOY_STUDY.replace("toy:train", "{command: python toy_script.py {level} {seed}}")
+    study = TOY_STUDY.replace("toy:train", '{command: "python toy_script.py {level} {seed}"}')
     study = study.replace(", epochs: 3, pause: 0.0, extra: 0", "")
     write_study(project, shared(2, study))
     done = ablate("run", "toy.yaml", cwd=project)
@@ -501,3 +501,45 @@ def test_auto_measures_once_and_keeps_its_choice(project: Path, one_gpu: Path) -
         assert again.returncode == 0, again.stderr
         assert "6 trials done (trained nothing new)" in again.stderr
         assert "measured in" not in again.stderr
+
+
+def test_auto_goes_back_where_so_many_have_no_memory(project: Path, one_gpu: Path) -> None:  # noqa: ARG001
+    """The second of two is refused memory while it is measured, and the first does not wait for it for ever."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one core, and so never a second trial")
+    refusing = DEVICE + f"ROOM, CROWD = 1, 0\nERROR = {ERROR}\ndef begin(settings, context):\n    allocate(1)\n"
+    write_study(project, AUTO, task=ON_CPU + refusing)
+    ran = ablate("run", "toy.yaml", "--only", "baseline", cwd=project)
+    assert ran.returncode == 0, ran.stderr
+    told = SAID.search(ran.stderr)
+    assert told, ran.stderr
+    assert told[1] == "1"
+    assert told[2].startswith("against one at a time, 2 at once: no memory; `baseline` holds ")
+    assert set(sharing(project)["paces"]) == {"1"}  # type: ignore[call-overload]
+    assert outcomes(project) == {"ok": 3}
+
+
+def test_both_are_chosen_seeds_in_one_model_first(project: Path, one_gpu: Path) -> None:  # noqa: ARG001
+    write_study(project, AUTO + "execution: {fuse: auto}\n", task=ON_CPU)
+    ran = ablate("run", "toy.yaml", "--only", "baseline", cwd=project)
+    assert ran.returncode == 0, ran.stderr
+    chosen = re.findall(r"^(fuse|per_gpu): (\d) \(", ran.stderr, re.MULTILINE)
+    assert [key for key, _ in chosen] == ["fuse", "per_gpu"]
+    again = ablate("run", "toy.yaml", "--only", "baseline", cwd=project)
+    assert "3 trials done (trained nothing new)" in again.stderr
+    assert "measured in" not in again.stderr
+
+
+def test_auto_is_refused_where_it_can_not_be_measured(project: Path, one_gpu: Path) -> None:  # noqa: ARG001
+    path = write_study(project, shared("auto"))
+    ran = ablate("run", "toy.yaml", cwd=project)
+    assert ran.returncode == 2
+    assert ran.stderr.partition("\n")[2] == (
+        "error: toy.yaml:13: the arm `baseline` can't be measured for `per_gpu: auto`: the iterations of "
+        "train_classifier are timed, and the task did not call it\n"
+        "hint: write a number, or train by ablate.train.classification.train_classifier\n"
+    )
+    queued = ablate("run", str(path), "--queue", cwd=project)
+    assert queued.returncode == 2
+    assert "toy.yaml:13: `per_gpu: auto` has not been measured yet" in queued.stderr
+    assert not (project / "runs").exists()

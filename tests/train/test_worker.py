@@ -47,6 +47,22 @@ def test_a_task_that_leaves_because_it_was_asked_to_was_interrupted(tmp_path: Pa
     assert live(attempt(tmp_path, 1, task=LEAVES, settings={"stop": stop})).outcome == outcome
 
 
+def test_the_lock_of_a_shared_gpu_is_held_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its other parts have it as well; an orphan of one who had the GPU whole keeps all of them out."""
+    monkeypatch.setattr(worker, "LOCK_PATIENCE_S", 0.1)
+    lock = tmp_path / "gpu.worker"
+    found = []
+    for number, kind in enumerate((fcntl.LOCK_SH, fcntl.LOCK_EX)):
+        made = attempt(tmp_path, number, shared=(str(lock),), check_only=True)
+        with lock.open("w") as held:
+            fcntl.flock(held, kind)
+            worker.run_attempt(made.path)
+        result = made.result()
+        assert result is not None
+        found.append(result.outcome)
+    assert found == ["ok", "interrupted"]
+
+
 def test_a_trial_that_an_earlier_worker_still_holds_waits_for_its_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
