@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.plan.trials import Plan, make_plan
-from ablate.store.claims import Claim, Ending, add_measurements, claim_trial, finish, register_runner
+from ablate.store.claims import Claim, Ending, add_measurements, claim_trial, end_runner, finish, register_runner
 from ablate.store.facts import StoredStudy, find_study, grown_plan, record_plan
 from ablate.store.store import Store, open_store
 from ablate.study.document import Document
@@ -164,6 +164,8 @@ def fill(
         record_plan(store, plan)
     for claim in put_back:
         finish(store, claim, Ending("interrupted", "waiting"))
+    if all(fate.state != "running" for fate in (fates or {}).values()):
+        end_runner(store, "r")
     return Filled(store, find_study(store, study.title), plan)
 
 

@@ -32,7 +32,7 @@ from ablate.plan.arms import Arm, Contrast
 from ablate.plan.designs import BOTH, TOTAL
 from ablate.plan.replication import adjusted
 from ablate.plan.trials import Plan
-from ablate.stats.intervals import is_usable
+from ablate.stats.intervals import are_usable, is_usable
 from ablate.stats.replication import anytime_p
 from ablate.store.facts import StoredStudy, StoredVersion, versions_of
 from ablate.store.replays import Replay, replays_of
@@ -175,7 +175,8 @@ def _energy(trials: Sequence[TrialResult]) -> float | None:
 
 
 def _mean(numbers: Sequence[Mapping[str, float]], fact: str) -> float | None:
-    usable = [each[fact] for each in numbers if fact in each and is_usable(each[fact])]
+    found = [each[fact] for each in numbers if fact in each]
+    usable = found if are_usable(found) else [value for value in found if is_usable(value)]
     return fmean(usable) if usable else None
 
 

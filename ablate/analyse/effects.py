@@ -14,8 +14,8 @@ from ablate.plan.replication import Reached, contrast_cells, is_paired
 from ablate.stats.intervals import (
     NEGLIGIBLE,
     Estimate,
+    are_usable,
     crossed_estimate,
-    is_usable,
     paired_estimate,
     stein_estimate,
     summarise,
@@ -48,12 +48,8 @@ class Sample:
 
 def cell(trials: Sequence[TrialResult], name: str, metric: Metric) -> Cell:
     """Summarise one metric over the seeds that have a value, a declared one where they diverged."""
-    values = {
-        trial.seed: value
-        for trial in trials
-        if trial.status == "finished" and (value := trial.values.get(name)) is not None and is_usable(value)
-    }
-    if len(values) == len(trials):  # which is nearly always so
+    values = {trial.seed: trial.values[name] for trial in trials if trial.status == "finished" and name in trial.values}
+    if len(values) == len(trials) and are_usable(values.values()):  # which is nearly always so
         found = Scored(values)
     else:
         found = scored({trial.seed: trial.told(name) for trial in trials}, metric)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import attrgetter
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -460,7 +460,7 @@ def count(trials: Iterable[TrialResult]) -> Counts:
     return counts_of(Counter(dict(map(_STATUS_OF_PRINT, trials)).values()))
 
 
-_STATUS_OF_PRINT = attrgetter("fingerprint", "status")
+_STATUS_OF_PRINT = itemgetter(*map(TrialResult._fields.index, ("fingerprint", "status")))
 
 
 def counts_of(statuses: Counter[Status]) -> Counts:

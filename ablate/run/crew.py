@@ -126,10 +126,11 @@ class Crew:
             attempt.oom_kills, attempt.meter = self.kills.lately(), read_meters(worker.slot.own_gpus)
             self._begun(attempt, worker.slot)
 
-    def retire_idle(self) -> None:
-        """Have warm workers end that there was nothing for."""
+    def retire_idle(self, *, trials_wait: bool = False) -> None:
+        """Have warm workers end that there was nothing for; while trials wait, only to leave other runs their slots."""
         for worker in self._at_work.values():
-            if self._is_warm and not worker.queue and not worker.retired:
+            is_idle = self._is_warm and not worker.queue and not worker.retired
+            if is_idle and (not trials_wait or self.slots.others_are_hungry()):
                 self._workers.retire(worker.number)
                 worker.retired = True
 

@@ -171,8 +171,8 @@ class Runner:
             self._next_claim = time.monotonic() + ELSEWHERE_S
             if self._has_news:
                 self._grow()  # a slot is idle: what is called for need not wait until all are
-        if not self._waiting or self._room == 0:  # what has just come back is for those that are there
-            self._crew.retire_idle()
+        # what has just come back is for those that are there
+        self._crew.retire_idle(trials_wait=bool(self._waiting) and self._room != 0)
 
     def _exchange(self, slots: Sequence[Slot]) -> list[Sequence[Claim]]:
         """Keep what has ended and claim for each slot what is trained in one model there, as far as trials wait."""

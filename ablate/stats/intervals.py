@@ -9,7 +9,7 @@ and covers 75 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -82,6 +82,11 @@ class Estimate:
 def is_usable(value: float) -> bool:
     """Tell whether a value can be averaged: a finite number, and no larger than 1e300."""
     return abs(value) <= LARGEST  # False for NaN too
+
+
+def are_usable(values: Iterable[float]) -> bool:
+    """Tell whether all of these values can be averaged."""
+    return all(map(LARGEST.__ge__, map(abs, values)))  # a loop in C: a report may ask of 600,000
 
 
 def summarise(values: Sequence[float]) -> Summary:

@@ -25,7 +25,7 @@ from ablate.plan.trials import make_plan
 from ablate.report.plan import print_plan
 from ablate.report.text import one_line, visible
 from ablate.run.progress import Progress
-from ablate.store.claims import attempt_folder, register_runner
+from ablate.store.claims import attempt_folder, end_runner, register_runner
 from ablate.store.facts import find_study, record_plan, stored_metrics, trials_of
 from ablate.store.store import open_store
 from ablate.store.tables import attempt, study, trial
@@ -104,6 +104,7 @@ def filled_with(texts: list[str], folder: Path, **settings: object) -> Filled:
         connection.execute(update(study).values(file="/" + texts[40]))
 
     store.write(work)
+    end_runner(store, "r")
     for row in rows:
         if row.arm == "s3":
             log = store.path_of(attempt_folder(row.fingerprint, 1)) / "stdout.log"
