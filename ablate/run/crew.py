@@ -21,7 +21,7 @@ PRUNE_GRACE_S = 1.0
 STACKS_S = 0.5  # for a worker to print its stacks, before it is asked to end
 AHEAD_S = 0.1  # of work that a warm worker is given at a time, so that many short attempts share a transaction
 AHEAD = 64  # and the most attempts
-LATELY_S = 5.0  # for who was on a GPU as well when one ended: what refuses memory to one may end two at a time
+LATELY_S = 10.0  # for who was on a GPU as well when memory was refused: we hear of it when the process has ended
 PACE = 0.2  # weight of the last attempt in what the next ones should take
 
 _STUCK = {"timeout": "the attempt ran into its timeout", "stalled": "nothing was recorded within the stall timeout"}
@@ -44,7 +44,7 @@ class Crew:
         self._grace_s = options.grace_s
         self._begun = begun
         self._at_work: dict[int, Worker] = {}
-        self._crowds: dict[str, tuple[float, int]] = {}  # by GPU: when one ended lately, and how many there had been
+        self._crowds: dict[str, list[tuple[float, int]]] = {}  # by GPU: when one ended lately, and among how many
         self._pace: float | None = None  # seconds of an attempt
 
     def __len__(self) -> int:
@@ -144,11 +144,9 @@ class Crew:
         gpu, now = worker.slot.gpus[0], time.monotonic()
         ours = sum(gpu in each.slot.gpus for each in self._at_work.values())
         crowd = 1 + ours + self.slots.others_on(gpu)
-        left, before = self._crowds.get(gpu, (0.0, 0))
-        if now > left + LATELY_S or crowd >= before:
-            self._crowds[gpu] = (now, crowd)
-            return crowd
-        return before if worker.began < left else crowd
+        lately = [(left, before) for left, before in self._crowds.get(gpu, ()) if left > now - LATELY_S]
+        self._crowds[gpu] = [*lately, (now, crowd)]
+        return max([crowd, *(before for left, before in lately if left > worker.began)])
 
     # --- limits, and how workers are ended
 

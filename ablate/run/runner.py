@@ -292,7 +292,7 @@ class Runner:
         self._crew.drop(worker)
         if worker.has_begun:
             self._close(worker, end)
-        if worker.queue and not (self._signals or self._fault):
+        if worker.queue and not (self._signals or self._fault) and self._crew.slots.may_stay(worker.slot):
             self._crew.start(worker)
         else:
             self._crew.slots.release(worker.slot)

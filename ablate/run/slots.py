@@ -131,6 +131,10 @@ class SlotPool:
         self._most[gpu] = max(1, min(before, crowd - 1))
         return self._most[gpu] if self._most[gpu] < before else None
 
+    def may_stay(self, slot: Slot) -> bool:
+        """Tell whether a slot may be used again: since it was taken, its GPU may have come to take fewer."""
+        return all(self._ours_on(gpu) <= self._most[gpu] for gpu in slot.gpus if slot.shared)
+
     def others_on(self, gpu: str) -> int:
         """Return how many parts of a GPU other runs hold."""
         parts = self._folder.glob(f"{glob.escape(gpu)}#*.lock")
@@ -138,12 +142,15 @@ class SlotPool:
 
     def _take_one(self) -> Slot | None:
         """Take a part of the GPU on which we have the fewest; all of one that bears no other trial beside ours."""
-        ours = {gpu: sum(gpu in slot.gpus for slot in self._used.values()) for gpu in self._units}
+        ours = {gpu: self._ours_on(gpu) for gpu in self._units}
         for gpu in sorted((gpu for gpu in self._units if ours[gpu] < self._most[gpu]), key=ours.__getitem__):
             slot = self._take_whole(gpu) if self._most[gpu] == 1 else self._take_part(gpu)
             if slot is not None:
                 return slot
         return None
+
+    def _ours_on(self, gpu: str) -> int:
+        return sum(gpu in slot.gpus for slot in self._used.values())
 
     def _take_whole(self, gpu: str) -> Slot | None:
         lock = FileLock.try_take(self._folder / f"{gpu}.lock")
