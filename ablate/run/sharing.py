@@ -21,6 +21,8 @@ from ablate.train.folder import AttemptFolder, Result
 SECONDS = 0.8  # of measuring each of the timed arms, for each number of trials at once
 PLACE = ("resources", "per_gpu")
 
+Measured = Mapping[str, Sequence[Result]]  # of each arm, by all that were at it
+
 
 def choose_per_gpu(plan: Plan, workers: Workers, options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     """Return how many trials to put on one GPU (``per_gpu``), why, and the numbers that say so.
@@ -29,56 +31,54 @@ def choose_per_gpu(plan: Plan, workers: Workers, options: Options, say: Callable
     the whole study is done sooner by it. Raises AblateError where an arm can't be trained.
     """
     began = time.monotonic()
-    study, gpus, seeds = plan.study, len(usable_gpus()), seeds_of(plan)
-    whole = study.resources.model_copy(update={"per_gpu": 1})
-    pool = SlotPool(whole, threads=study.execution.threads, jobs=1)
+    whole = plan.study.resources.model_copy(update={"per_gpu": 1})
+    pool = SlotPool(whole, threads=plan.study.execution.threads, jobs=1)
     slot = wait_for_slot(pool, plan, say)
-    arms = list(first_trials(plan))
-    timed = timed_arms(arms)
-    shared: dict[int, dict[str, dict[int, float]]] = {}
-
-    def measure(number: int, arms: Sequence[str]) -> dict[str, list[Result]]:
-        return _measured(plan, arms, timed, number, workers, slot, options)
-
     try:
-        alone = {arm: found for arm, (found,) in measure(1, arms).items()}
-        hungriest = max(alone, key=lambda arm: int(alone[arm].facts["held"]))
-        held, total = (int(alone[hungriest].facts[name]) for name in ("held", "total"))
-        cores = allotted_cores() // (study.resources.cpus or study.execution.threads)
-        numbers = candidates(held=held, total=total, cores=min(cores, options.jobs or cores) // gpus)
-        shared[1] = _paces({arm: [alone[arm]] for arm in timed}, study.execution.members)
-        full = 0
-        for number in numbers[1:]:
-            found = measure(number, timed)
-            if not found:
-                full = number
-                break
-            shared[number] = _paces(found, study.execution.members)
-            if chosen(shared, seeds, gpus=gpus, fuse=study.execution.members) < number:
-                break
+        found = _chosen(plan, options, lambda number, arms: _measured(plan, arms, number, workers, slot, options))
     finally:
         pool.release(slot)
-    lengths = {number: length_of(shared, seeds, number, gpus, study.execution.members) for number in shared}
+    return {**found, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _chosen(plan: Plan, options: Options, measure: Callable[[int, Sequence[str]], Measured]) -> dict[str, Any]:
+    gpus, seeds, fuse = len(usable_gpus()), seeds_of(plan), plan.study.execution.members
+    arms = list(seeds)
+    alone = {arm: results[0].facts for arm, results in measure(1, arms).items()}
+    if not alone:
+        return {"per_gpu": 1, "why": "an arm has no memory on a GPU of its own"}
+    hungriest = max(alone, key=lambda arm: int(alone[arm]["held"]))
+    held, total = (int(alone[hungriest][name]) for name in ("held", "total"))
+    cores = allotted_cores() // (plan.study.resources.cpus or plan.study.execution.threads)
+    numbers = candidates(held=held, total=total, cores=min(cores, options.jobs or cores) // gpus)
+    shared = {1: {arm: {fuse: float(alone[arm]["pace"])} for arm in timed_arms(arms)}}
+    full = 0
+    for number in numbers[1:]:
+        found = measure(number, timed_arms(arms))
+        if not found:
+            full = number
+            break
+        shared[number] = {arm: {fuse: _pace(results)} for arm, results in found.items()}
+        if chosen(shared, seeds, gpus=gpus, fuse=fuse) < number:
+            break
+    lengths = {number: length_of(shared, seeds, number, gpus, fuse) for number in shared}
     memory = f"`{hungriest}` holds {held / 2**30:.1f} of {total / 2**30:.1f} GiB"
     return {
-        "per_gpu": chosen(shared, seeds, gpus=gpus, fuse=study.execution.members),
+        "per_gpu": chosen(shared, seeds, gpus=gpus, fuse=fuse),
         "why": f"{_why(lengths, full)}; {memory}, so memory and cores have room for {numbers[-1]}",
         "gpus": gpus,
-        "seconds": round(time.monotonic() - began, 1),
-        "held_mib": {arm: int(found.facts["held"]) >> 20 for arm, found in alone.items()},
+        "held_mib": {arm: int(facts["held"]) >> 20 for arm, facts in alone.items()},
         "total_mib": total >> 20,
         "paces": _in_json(shared),
     }
 
 
-def _measured(
-    plan: Plan, arms: Sequence[str], timed: Sequence[str], number: int, workers: Workers, slot: Slot, options: Options
-) -> dict[str, list[Result]]:
+def _measured(plan: Plan, arms: Sequence[str], number: int, workers: Workers, slot: Slot, options: Options) -> Measured:
     """Return what so many workers on one GPU, each at the same arm as the others, have measured of these arms.
 
-    Nothing where one of several has failed: there is no room for so many.
+    Nothing where there is no memory for them, or where of several one has failed otherwise: alone it has not.
     """
-    trials = first_trials(plan)
+    trials, timed = first_trials(plan), timed_arms(arms)
     place = workers.folder / "sharing" / str(number)
     folders = {arm: [place / str(who) / str(at) for who in range(number)] for at, arm in enumerate(arms)}
     started: dict[int, Path] = {}
@@ -95,7 +95,8 @@ def _measured(
         }
         started[start(works, slot, workers, options)] = folders[arms[-1]][who]
     _wait_for(started, workers)
-    if number > 1 and not all(_is_ok(folder) for of_arm in folders.values() for folder in of_arm):
+    outcomes = {_outcome(folder) for of_arm in folders.values() for folder in of_arm}
+    if outcomes != {"ok"} and (number > 1 or "oom" in outcomes):
         return {}
     return {arm: [sound(plan, arm, folder, *PLACE) for folder in folders[arm]] for arm in arms}
 
@@ -106,19 +107,19 @@ def _wait_for(started: Mapping[int, Path], workers: Workers) -> None:
     while left:
         ended = {each.worker for each in workers.wait(0.1) if isinstance(each, Exit)} & left
         left -= ended
-        if not all(_is_ok(started[worker]) for worker in ended) or time.monotonic() > deadline:
+        if any(_outcome(started[worker]) != "ok" for worker in ended) or time.monotonic() > deadline:
             for worker in left:
                 workers.signal(worker, signal.SIGKILL)
 
 
-def _is_ok(folder: Path) -> bool:
+def _outcome(folder: Path) -> str:
     result = AttemptFolder(folder).result()
-    return result is not None and result.outcome == "ok"
+    return result.outcome if result is not None else ""
 
 
-def _paces(found: dict[str, list[Result]], fuse: int) -> dict[str, dict[int, float]]:
-    """Return the seconds of an iteration of each arm, the mean of all workers'."""
-    return {arm: {fuse: fmean(float(each.facts["pace"]) for each in results)} for arm, results in found.items()}
+def _pace(results: Sequence[Result]) -> float:
+    """Return the seconds of an iteration, the mean of all workers'."""
+    return fmean(float(each.facts["pace"]) for each in results)
 
 
 def _why(lengths: dict[int, float], full: int) -> str:

@@ -61,7 +61,7 @@ class SlotPool:
 
     A GPU that several trials share has numbered parts, which runs share as well: all who have a part hold the GPU's
     own lock together, and who wants it whole holds that alone. A hungry run that wants one whole wishes for one, and no
-    part of that is taken until all have been given back: one by one, they would never be free together.
+    further part of that is taken until all have been given back: one by one, they would never be free together.
     """
 
     def __init__(self, resources: Resources, *, threads: int, jobs: int | None = None) -> None:
@@ -157,8 +157,10 @@ class SlotPool:
         return self._slot({gpu: lock}, (gpu,)) if lock is not None else None
 
     def _take_part(self, gpu: str) -> Slot | None:
-        wished = self._folder / f"{gpu}.wish"
-        if wished.exists() and not is_free(wished):
+        unused = FileLock.try_take(self._folder / f"{gpu}.lock")
+        if unused is not None:
+            unused.release()  # nobody has any of it, and who comes first has it
+        elif self._is_wished(gpu):
             return None
         whole = FileLock.try_take(self._folder / f"{gpu}.lock", shared=True)
         if whole is None:
@@ -170,6 +172,10 @@ class SlotPool:
                 return self._slot({name: lock}, (gpu,), whole=whole)
         whole.release()
         return None
+
+    def _is_wished(self, gpu: str) -> bool:
+        wish = self._folder / f"{gpu}.wish"
+        return wish.exists() and not is_free(wish)
 
     def _wished(self) -> FileLock | None:
         """Wish for a GPU that other runs share, if we take only whole ones."""

@@ -22,7 +22,9 @@ from ablate.run.outcomes import decide
 from ablate.run.slots import YIELD_S, Slot, SlotPool
 from ablate.store.claims import Ending
 from ablate.study.schema import Resources
+from ablate.train.context import Context
 from ablate.train.memory import gpu_error_in, is_out_of_memory, may_be_gpu_memory
+from ablate.train.pace import FEWEST, Beside
 from tests.command import ablate, finish, query, start
 from tests.run import test_fused_runs as fused
 from tests.run.test_slots import UUIDS, _own_locks, nvidia_smi
@@ -97,10 +99,12 @@ def test_who_wants_a_gpu_whole_gets_it_once_its_parts_are_free(one_gpu: Path) ->
     sharing, whole = (SlotPool(Resources(gpus=1, per_gpu=number), threads=1) for number in (3, 1))
     slots = all_of(sharing)
     assert whole.acquire() is None
-    for slot in slots:
+    for slot in slots[1:]:
         sharing.release(slot)
         time.sleep(YIELD_S + 0.05)  # it would take it again by now
         assert sharing.acquire() is None
+        assert whole.acquire() is None
+    sharing.release(slots[0])
     taken = whole.acquire()
     assert taken is not None
     assert (taken.name, taken.shared, taken.own_gpus) == (GPU, (), (GPU,))
@@ -108,6 +112,19 @@ def test_who_wants_a_gpu_whole_gets_it_once_its_parts_are_free(one_gpu: Path) ->
     whole.release(taken)
     wait_until(lambda: sharing.acquire() is not None)
     assert whole.acquire() is None
+
+
+def test_a_gpu_that_nobody_has_is_taken_by_whoever_comes_first(one_gpu: Path) -> None:  # noqa: ARG001
+    """Else two runs that want it whole in turns would keep one that shares it away for ever."""
+    sharing, first, second = (SlotPool(Resources(gpus=1, per_gpu=number), threads=1) for number in (2, 1, 1))
+    parts = all_of(sharing)
+    assert first.acquire() is None
+    for part in parts:
+        sharing.release(part)
+    taken = second.acquire()
+    assert taken is not None
+    second.release(taken)
+    wait_until(lambda: sharing.acquire() is not None)  # though the first still wishes for it
 
 
 def test_a_run_that_wants_one_whole_and_dies_is_waited_for_no_longer(one_gpu: Path) -> None:  # noqa: ARG001
@@ -462,6 +479,19 @@ def test_as_many_share_a_gpu_as_end_the_study_first(shared: Shared, count: int, 
     assert chosen(shared, {"a": range(1, count + 1)}, gpus=gpus, fuse=1) == best
 
 
+def test_iterations_count_once_all_have_begun(tmp_path: Path) -> None:
+    """By a record of each, which the slowest writes last."""
+    peers = [Context(seed=1, folder=tmp_path / name) for name in ("quick", "slow")]
+    watch = Beside(peers[0], [str(peer.folder) for peer in peers], seconds=0.0)
+    assert not any(watch() for _ in range(50))
+    assert peers[0].records == [{"epoch": 1}]
+    peers[1].record(epoch=1)
+    assert [watch() for _ in range(FEWEST + 1)] == [False] * FEWEST + [True]
+    assert watch.pace is not None
+    assert watch.pace > 0
+    assert watch(), "it has been measured"
+
+
 # the GPU is a fake, so it trains on the CPU; all else is as on a GPU
 ON_CPU = fused.TASK.replace(
     '    print("seed", context.seed)', '    context.device = torch.device("cpu")\n    begin(settings, context)'
@@ -524,6 +554,18 @@ def test_auto_goes_back_where_so_many_have_no_memory(project: Path, one_gpu: Pat
     assert outcomes(project) == {"ok": 3}
 
 
+@pytest.mark.slow
+def test_auto_leaves_a_gpu_to_one_where_an_arm_has_no_memory_even_alone(project: Path, one_gpu: Path) -> None:  # noqa: ARG001
+    """That arm's trials fail, as they would have without it, and the others are trained."""
+    refusing = f"def begin(settings, context):\n    if settings['model']['width'] == 12:\n        raise {ERROR}\n"
+    write_study(project, AUTO, task=ON_CPU + refusing)
+    ran = ablate("run", "toy.yaml", cwd=project)
+    assert ran.returncode == 1, ran.stderr
+    assert "per_gpu: 1 (an arm has no memory on a GPU of its own; measured in " in ran.stderr
+    assert outcomes(project) == {"ok": 3, "oom": 3}
+
+
+@pytest.mark.slow
 def test_both_are_chosen_seeds_in_one_model_first(project: Path, one_gpu: Path) -> None:  # noqa: ARG001
     write_study(project, AUTO + "execution: {fuse: auto}\n", task=ON_CPU)
     ran = ablate("run", "toy.yaml", "--only", "baseline", cwd=project)
