@@ -44,7 +44,7 @@ class Crew:
         self._grace_s = options.grace_s
         self._begun = begun
         self._at_work: dict[int, Worker] = {}
-        self._crowds: dict[str, list[tuple[float, int]]] = {}  # by GPU: when one ended lately, and among how many
+        self._crowds: dict[str, list[tuple[float, int]]] = {}  # by GPU: when one ended lately, and of how many of ours
         self._pace: float | None = None  # seconds of an attempt
 
     def __len__(self) -> int:
@@ -137,16 +137,17 @@ class Crew:
     def drop(self, worker: Worker) -> None:
         """Take in that a worker's process has ended; its slot is still ours."""
         del self._at_work[worker.number]
-        worker.crowd = self._crowd(worker) if worker.slot.shared else 1
+        if worker.slot.shared:
+            [gpu] = worker.slot.gpus
+            worker.ours, worker.others = self._ours_with(worker, gpu), self.slots.others_on(gpu)
 
-    def _crowd(self, worker: Worker) -> int:
-        """Return how many workers shared the GPU of one that has just ended, of other runs as well, with itself."""
-        gpu, now = worker.slot.gpus[0], time.monotonic()
-        ours = sum(gpu in each.slot.gpus for each in self._at_work.values())
-        crowd = 1 + ours + self.slots.others_on(gpu)
+    def _ours_with(self, worker: Worker, gpu: str) -> int:
+        """Return how many workers of ours shared a GPU with one that has just ended, itself among them."""
+        now = time.monotonic()
+        ours = 1 + sum(gpu in each.slot.gpus for each in self._at_work.values())
         lately = [(left, before) for left, before in self._crowds.get(gpu, ()) if left > now - LATELY_S]
-        self._crowds[gpu] = [*lately, (now, crowd)]
-        return max([crowd, *(before for left, before in lately if left > worker.began)])
+        self._crowds[gpu] = [*lately, (now, ours)]
+        return max([ours, *(before for left, before in lately if left > worker.began)])
 
     # --- limits, and how workers are ended
 

@@ -325,7 +325,7 @@ class Runner:
 
     def _back_off(self, worker: Worker) -> None:
         [gpu] = worker.slot.gpus
-        left = self._crew.slots.back_off(gpu, worker.crowd)
+        left = self._crew.slots.back_off(gpu, worker.ours)
         if left is not None:
             at_once = "1 trial" if left == 1 else f"{left} trials"
             self._progress.say(f"{gpu} has no memory for {worker.crowd} trials at once: from now on {at_once}")

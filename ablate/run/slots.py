@@ -125,10 +125,10 @@ class SlotPool:
 
     # --- GPUs that several trials share
 
-    def back_off(self, gpu: str, crowd: int) -> int | None:
-        """Take fewer slots of a GPU than the ``crowd`` that it had no memory for; return how many, if that is news."""
+    def back_off(self, gpu: str, ours: int) -> int | None:
+        """Take fewer slots of a GPU than so many, as it had no memory for them; return how many, if that is news."""
         before = self._most[gpu]
-        self._most[gpu] = max(1, min(before, crowd - 1))
+        self._most[gpu] = max(1, min(before, ours - 1))
         return self._most[gpu] if self._most[gpu] < before else None
 
     def may_stay(self, slot: Slot) -> bool:

@@ -590,3 +590,39 @@ def test_auto_is_refused_where_it_can_not_be_measured(project: Path, one_gpu: Pa
     assert queued.returncode == 2
     assert "toy.yaml:13: `per_gpu: auto` has not been measured yet" in queued.stderr
     assert not (project / "runs").exists()
+
+
+BESIDE = """
+def train(settings, context):
+    arrive("arrived")
+    wait_for(lambda: len(lines("arrived")) >= 3 or lines("over"))
+    allocate(1)
+    wait_for(lambda: lines("refused") or lines("over"))
+    return toy(settings, context)
+"""
+
+
+def test_memory_that_another_run_holds_is_no_failure_either(
+    project: Path,
+    one_gpu: Path,  # noqa: ARG001
+    calm: dict[str, float],
+) -> None:
+    """Two of ours beside one of another run: ours is one fewer, and then waits for a GPU of its own."""
+    other = SlotPool(Resources(gpus=1, per_gpu=3), threads=1)
+    held = other.acquire()
+    assert held is not None
+    (project / "arrived").write_text("0\n")
+    (project / "gpu").write_text(f"{os.getpid()} 1\n")
+    write_study(project, shared(3), task=task(room=2, crowd=0, body=BESIDE))
+    process = start("run", "toy.yaml", cwd=project)
+    wait_until(lambda: (project / "refused").exists(), seconds=120)
+    wait_until(lambda: outcomes(project).get("oom", 0) >= 1, seconds=60)
+    (project / "over").write_text("over\n")
+    (project / "gpu").write_text("")
+    other.release(held)
+    said = finish(process)
+    assert process.returncode == 0, said
+    assert numbers(project) == calm
+    assert query(project, "SELECT DISTINCT errors FROM trial") == [(0,)]
+    assert f"{GPU} has no memory for 3 trials at once: from now on 1 trial" in said
+    assert query(project, "SELECT slot FROM attempt ORDER BY id DESC LIMIT 1") == [(GPU,)], "whole"
