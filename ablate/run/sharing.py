@@ -18,7 +18,7 @@ from ablate.run.task_check import PATIENCE_S
 from ablate.run.workers import Exit, Workers
 from ablate.train.folder import AttemptFolder, Result
 
-SECONDS = 0.8  # of measuring each of the timed arms, for each number of trials at once
+SECONDS = 1.0  # of measuring each of the timed arms, for each number of trials at once
 PLACE = ("resources", "per_gpu")
 
 Measured = Mapping[str, Sequence[Result]]  # of each arm, by all that were at it

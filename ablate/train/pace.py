@@ -121,8 +121,8 @@ class Beside:
     """Asked at each iteration whether to stop, counts those from when all ``peers`` have begun until ``seconds`` later.
 
     Each shows by a first record that it has: what is shared is then built, and caches are warm. By the clock on the
-    wall, since it is waiting for others that is measured, and with the device waited for at both ends alone, as its
-    queue may be long.
+    wall, since it is waiting for others that is measured, in turns of which the middle one counts, and with the device
+    waited for at their ends alone, as its queue may be long.
     """
 
     def __init__(self, context: Context, peers: Sequence[str], seconds: float) -> None:
@@ -131,7 +131,7 @@ class Beside:
         self._seconds = seconds
         self._count = 0
         self._since: float | None = None
-        self.pace: float | None = None  # seconds of an iteration
+        self._paces: list[float] = []  # seconds of an iteration, by turn
 
     def __call__(self) -> bool:
         self._count += 1
@@ -142,9 +142,16 @@ class Beside:
             if not self._missing:
                 self._since, self._count = self._now(), 0
             return False
-        if self.pace is None and self._count >= FEWEST and time.perf_counter() - self._since >= self._seconds:
-            self.pace = (self._now() - self._since) / self._count
+        if self.pace is None and time.perf_counter() - self._since >= self._seconds / TURNS:
+            now = self._now()
+            self._paces.append((now - self._since) / self._count)
+            self._since, self._count = now, 0
         return self.pace is not None
+
+    @property
+    def pace(self) -> float | None:
+        """The seconds of an iteration; None while they are not known."""
+        return statistics.median(self._paces) if len(self._paces) == TURNS else None
 
     def _now(self) -> float:
         if self._context.device.type == "cuda":
