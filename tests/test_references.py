@@ -17,7 +17,10 @@ from ablate.plan.trials import plans_of
 from docs.references import EVERY_KEY, ROOT, VARIABLES, Key, references, study_keys
 
 # between ablate's own processes, or for its tests
-INTERNAL = {"ABLATE_AGENT", "ABLATE_PARENT", "ABLATE_MIRRORED_STORE", "ABLATE_FAILPOINT", "ABLATE_FAILPOINT_HIT"}
+INTERNAL = {
+    "ABLATE_AGENT", "ABLATE_CORES", "ABLATE_PARENT", "ABLATE_MIRRORED_STORE", "ABLATE_FAILPOINT",
+    "ABLATE_FAILPOINT_HIT",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", references(), ids=lambda path: path.name)

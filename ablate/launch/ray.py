@@ -25,6 +25,7 @@ from typing import Any
 from ablate.errors import EnvironmentFault
 from ablate.launch.launcher import Wanted
 from ablate.run.provenance import AGENT
+from ablate.run.slots import ALLOTTED
 
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)  # not between fork and exec, where a lock may be held for ever
@@ -107,8 +108,8 @@ class Ray:
                     max_restarts=-1,
                     scheduling_strategy="SPREAD",
                 )
-                named = environment | {AGENT: f"ray-{handle}-{number}"}
-                actor.remote([*wanted.words, "--jobs", "1"], named, str(wanted.folder))
+                named = environment | {AGENT: f"ray-{handle}-{number}", ALLOTTED: str(wanted.cpus)}
+                actor.remote([*wanted.words], named, str(wanted.folder))
         return handle
 
     def status(self, handle: str) -> Mapping[str, int]:

@@ -62,7 +62,8 @@ class Plan:
 
     ``seeds`` are those that each arm is asked for, by arm and role. ``rows`` are the arms of each design. ``reached``:
     under ``seeds: {looks: …}``, how far each comparison (by key) is. ``tuned``: where something is tuned, how far that
-    is for each arm. ``fusing``: what ``fuse: auto`` has come to, and by which numbers.
+    is for each arm. ``fusing``: what ``fuse: auto`` has come to, and by which numbers; ``sharing``: likewise of
+    ``per_gpu: auto``.
     """
 
     study: Study
@@ -73,6 +74,7 @@ class Plan:
     reached: Mapping[str, Reached] = field(default_factory=dict)
     tuned: Mapping[str, Tuned] = field(default_factory=dict)
     fusing: Mapping[str, Any] = field(default_factory=dict)
+    sharing: Mapping[str, Any] = field(default_factory=dict)
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -105,14 +107,21 @@ class Plan:
         execution = self.study.execution.model_copy(update={"fuse": fusing["fuse"]})
         return replace(self, study=self.study.model_copy(update={"execution": execution}), fusing=fusing)
 
+    def shared(self, sharing: Mapping[str, Any]) -> Plan:
+        """Return the plan with what ``per_gpu: auto`` has come to: ``per_gpu``, and by which numbers."""
+        resources = self.study.resources.model_copy(update={"per_gpu": sharing["per_gpu"]})
+        return replace(self, study=self.study.model_copy(update={"resources": resources}), sharing=sharing)
+
     def settled(self) -> Plan:
-        """Return the plan itself. Raises AblateError where ``fuse: auto`` has come to nothing yet."""
-        if self.study.execution.fuse == "auto":
-            raise AblateError(
-                "`fuse: auto` has not been measured yet: that is done where the study first runs",
-                where=self.study.where("execution", "fuse"),
-                hint="write a number, or `ablate run` it here once: what it chooses is kept",
-            )
+        """Return the plan itself. Raises AblateError where an ``auto`` has come to nothing yet."""
+        execution, resources = self.study.execution, self.study.resources
+        for section, key, value in (("execution", "fuse", execution.fuse), ("resources", "per_gpu", resources.per_gpu)):
+            if value == "auto":
+                raise AblateError(
+                    f"`{key}: auto` has not been measured yet: that is done where the study first runs",
+                    where=self.study.where(section, key),
+                    hint="write a number, or `ablate run` it here once: what it chooses is kept",
+                )
         return self
 
     def key(self, contrast: Contrast) -> str:
@@ -168,6 +177,7 @@ class Plan:
         return {
             **tuned,  # nothing where nothing is tuned
             **({"fusing": dict(self.fusing)} if self.fusing else {}),
+            **({"sharing": dict(self.sharing)} if self.sharing else {}),
             "primary": self.study.primary,
             "goal": metric.goal,
             "margin": metric.margin,

@@ -44,7 +44,8 @@ class Attempt:
 class Worker:
     """A worker in its slot, and its attempts, the first one of each group: it is at the first of all.
 
-    ``ended`` counts those that it did before. Its number is 0 before it is started.
+    ``ended`` counts those that it did before. Its number is 0 before it is started. Of a GPU that is shared, ``ours``
+    and ``others`` are how many workers of this run, itself among them, and of other runs were on it when it ended.
     """
 
     number: int
@@ -52,6 +53,13 @@ class Worker:
     queue: deque[Attempt]
     ended: int = 0
     retired: bool = False
+    began: float = 0.0
+    ours: int = 1
+    others: int = 0
+
+    @property
+    def crowd(self) -> int:
+        return self.ours + self.others
 
     @property
     def has_begun(self) -> bool:

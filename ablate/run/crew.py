@@ -21,6 +21,7 @@ PRUNE_GRACE_S = 1.0
 STACKS_S = 0.5  # for a worker to print its stacks, before it is asked to end
 AHEAD_S = 0.1  # of work that a warm worker is given at a time, so that many short attempts share a transaction
 AHEAD = 64  # and the most attempts
+LATELY_S = 10.0  # for who was on a GPU as well when memory was refused: we hear of it when the process has ended
 PACE = 0.2  # weight of the last attempt in what the next ones should take
 
 _STUCK = {"timeout": "the attempt ran into its timeout", "stalled": "nothing was recorded within the stall timeout"}
@@ -43,6 +44,7 @@ class Crew:
         self._grace_s = options.grace_s
         self._begun = begun
         self._at_work: dict[int, Worker] = {}
+        self._crowds: dict[str, list[tuple[float, int]]] = {}  # by GPU: when one ended lately, and of how many of ours
         self._pace: float | None = None  # seconds of an attempt
 
     def __len__(self) -> int:
@@ -109,7 +111,7 @@ class Crew:
         worker.number = self._workers.spawn(
             first.folder.path, {**worker.slot.environment, **self._data}, warm=self._is_warm
         )
-        worker.ended = 0
+        worker.ended, worker.began = 0, time.monotonic()
         for attempt in (attempt for leader in worker.queue for attempt in leader.group):
             attempt.worker = worker.number
         if others:
@@ -121,7 +123,7 @@ class Crew:
         """Take in that a worker has come to its next attempt, if it has one."""
         for attempt in worker.queue[0].group if worker.queue else ():
             attempt.started = attempt.heard = time.monotonic()
-            attempt.oom_kills, attempt.meter = self.kills.lately(), read_meters(worker.slot.gpus)
+            attempt.oom_kills, attempt.meter = self.kills.lately(), read_meters(worker.slot.own_gpus)
             self._begun(attempt, worker.slot)
 
     def retire_idle(self, *, trials_wait: bool = False) -> None:
@@ -135,6 +137,17 @@ class Crew:
     def drop(self, worker: Worker) -> None:
         """Take in that a worker's process has ended; its slot is still ours."""
         del self._at_work[worker.number]
+        if worker.slot.shared:
+            [gpu] = worker.slot.gpus
+            worker.ours, worker.others = self._ours_with(worker, gpu), self.slots.others_on(gpu)
+
+    def _ours_with(self, worker: Worker, gpu: str) -> int:
+        """Return how many workers of ours shared a GPU with one that has just ended, itself among them."""
+        now = time.monotonic()
+        ours = 1 + sum(gpu in each.slot.gpus for each in self._at_work.values())
+        lately = [(left, before) for left, before in self._crowds.get(gpu, ()) if left > now - LATELY_S]
+        self._crowds[gpu] = [*lately, (now, ours)]
+        return max([ours, *(before for left, before in lately if left > worker.began)])
 
     # --- limits, and how workers are ended
 

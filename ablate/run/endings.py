@@ -55,28 +55,41 @@ def read_endings(
     study: Study,
     stopping: bool,
     kills: OomKills,
+    crowd: int = 1,
 ) -> list[Closed]:
     """Return the ends of attempts of one process, with all that is to be kept of them.
 
-    ``group`` has each with its last word. ``stopping``: the whole run is.
+    ``group`` has each with its last word. ``stopping``: the whole run is. ``crowd``: how many were on their GPU.
     """
     mute = next((attempt for attempt, result in group if result is None), None)  # one death, whose cause counts once
     death = _untold(end, mute, stopping=stopping, kills=kills) if mute else None
-    return [_closed(attempt, result, slot, end, death, study=study) for attempt, result in group]
+    return [_closed(attempt, result, slot, end, death, study=study, crowd=crowd) for attempt, result in group]
+
+
+def is_crowded_out(result: Result | None, crowd: int) -> bool:
+    """Tell whether a GPU has refused memory to one of several that were on it."""
+    return crowd > 1 and result is not None and result.gpu_memory
 
 
 def _closed(
-    attempt: Attempt, result: Result | None, slot: Slot, end: Exit, death: Ending | None, *, study: Study
+    attempt: Attempt,
+    result: Result | None,
+    slot: Slot,
+    end: Exit,
+    death: Ending | None,
+    *,
+    study: Study,
+    crowd: int,
 ) -> Closed:
     if result is not None:
         ending = _told(end, result, attempt)
     else:
         assert death is not None
         ending = death
-    ending = _decided(ending, attempt, slot, result, retries=study.resources.retries)
+    ending = _decided(ending, attempt, slot, result, retries=study.resources.retries, crowd=crowd)
     metrics = result.metrics if result else {}
     ending, scores = _scored(ending, attempt, metrics, primary=study.primary)
-    energy = energy_facts(attempt.meter, read_meters(slot.gpus), share=len(attempt.group))
+    energy = energy_facts(attempt.meter, read_meters(slot.own_gpus), share=len(attempt.group))
     ending = replace(ending, facts={**ending.facts, **energy})
     return Closed(attempt, Finished(attempt.claim, ending, metrics, tuple(attempt.unsaved), scores))
 
@@ -108,18 +121,24 @@ def _untold(end: Exit, attempt: Attempt, *, stopping: bool, kills: OomKills) -> 
     return ending
 
 
-def _decided(ending: Ending, attempt: Attempt, slot: Slot, result: Result | None, *, retries: int) -> Ending:
+def _decided(
+    ending: Ending, attempt: Attempt, slot: Slot, result: Result | None, *, retries: int, crowd: int
+) -> Ending:
     """Return the ending with what becomes of the trial."""
     claim = attempt.claim
     if result is not None and result.exit_code == EXIT_ENVIRONMENT:
         # not the trial's fault: it waits until the data or the machine is there
         return replace(ending, state="waiting", errors=claim.errors, idle_deaths=claim.idle_deaths)
-    others = _others_on(slot) if ending.outcome == "oom" else ""
+    is_crowded = is_crowded_out(result, crowd)
+    others = f"{crowd} trials were on this GPU at once" if is_crowded else ""
+    if ending.outcome == "oom" and crowd == 1:
+        others = _others_on(slot)
     if others:
         ending = replace(ending, error=f"{ending.error}; {others}")
     return decide(
         ending,
         shared=bool(others),
+        crowded=is_crowded,
         retries=retries,
         errors=claim.errors,
         idle_deaths=claim.idle_deaths,
@@ -128,7 +147,7 @@ def _decided(ending: Ending, attempt: Attempt, slot: Slot, result: Result | None
 
 
 def _others_on(slot: Slot) -> str:
-    """Ask what other programs than ablate hold of a slot's GPUs: no two of our workers share one."""
+    """Ask what other programs than ablate hold of a slot's GPUs, on which no other worker of ours is."""
     return next((found for gpu in slot.gpus if (found := others_on_gpu(gpu))), "")
 
 

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ablate.errors import EXIT_ENVIRONMENT, AblateError, EnvironmentFault
 from ablate.plan.fusing import CANDIDATES, Paces, chosen, length, measured
 from ablate.plan.trials import Plan
+from ablate.run.measuring import first_trials, seeds_of, sound, start, timed_arms, wait_for_slot, work_of
 from ablate.run.options import Options
 from ablate.run.slots import Slot, SlotPool
-from ablate.run.task_check import DEAD, ends_of
+from ablate.run.task_check import ends_of
 from ablate.run.workers import Workers
-from ablate.train.folder import AttemptFolder, Result, Work
+from ablate.train.folder import Result
 
 BUDGET_S = 3.5  # of measuring, all arms together; with what they build for it, about five seconds
-MEASURED = 3  # arms: the first, the last, and one between; of the others it is checked that they can be fused
 
 
-def choose_fuse(plan: Plan, workers: Workers, options: Options) -> dict[str, Any]:
+def choose_fuse(plan: Plan, workers: Workers, options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     """Return how many seeds to train in one model (``fuse``), why, and the numbers that say so.
 
     Measured in as many workers at once as the study is to have. Raises AblateError where an arm can't be trained.
     """
     began = time.monotonic()
-    study = plan.study
-    seeds: dict[str, list[int]] = {}
-    for each in plan.replicates:
-        seeds.setdefault(each.arm, []).append(each.seed)
+    study, seeds = plan.study, seeds_of(plan)
     pool = SlotPool(study.resources, threads=study.execution.threads, jobs=options.jobs)
-    slots = [slot for slot in (pool.acquire() for _ in range(pool.size)) if slot is not None]
+    slots = [wait_for_slot(pool, plan, say)]
+    slots += [slot for slot in (pool.acquire() for _ in range(1, pool.size)) if slot is not None]
     try:
         results = _measured(plan, workers, slots, options)
     finally:
@@ -47,53 +44,23 @@ def choose_fuse(plan: Plan, workers: Workers, options: Options) -> dict[str, Any
 
 
 def _measured(plan: Plan, workers: Workers, slots: Sequence[Slot], options: Options) -> dict[str, list[Result]]:
-    """Return of each arm what the workers in these slots have measured."""
-    study = plan.study
-    first_of = {each.arm: each.trial for each in reversed(plan.replicates)}
-    names = [arm.name for arm in plan.arms if arm.name in first_of]
-    timed = {names[0], names[len(names) // 2], names[-1]}
-    environment = {"ABLATE_DATA": str(options.data_dir.resolve())} if options.data_dir else {}
-    folders: dict[str, list[AttemptFolder]] = {arm: [] for arm in names}
-    started: list[int] = []
-    for number, slot in enumerate(slots):
-        for place, arm in enumerate(names):
-            folder = AttemptFolder(workers.folder / "fusing" / str(number) / str(place))
-            work = Work(
-                task=str(study.task),
-                study_folder=str(study.folder),
-                settings=first_of[arm].settings,
-                seed=first_of[arm].seed,
-                fingerprint="",
-                device="cuda" if study.resources.gpus else "cpu",
-                dtype=study.execution.dtype,
-                memory_format=study.execution.memory_format,
-                threads=study.execution.threads,
-                check_only=True,
-                candidates=CANDIDATES,
-                seconds=BUDGET_S / len(timed) if arm in timed else 0.0,
-            )
-            folder.create(work)
-            folders[arm].append(folder)
-        first, *others = [folders[arm][number].path for arm in names]
-        worker = workers.spawn(first, {**slot.environment, **environment}, warm=True)
-        workers.go_on(worker, others)
-        workers.retire(worker)
-        started.append(worker)
+    """Return of each arm what the workers in these slots have measured; that it can be fused is checked of all."""
+    trials = first_trials(plan)
+    timed = timed_arms(list(trials))
+    places = [
+        {arm: workers.folder / "fusing" / str(number) / str(place) for place, arm in enumerate(trials)}
+        for number in range(len(slots))
+    ]
+    seconds = {arm: BUDGET_S / len(timed) if arm in timed else 0.0 for arm in trials}
+    started = []
+    for slot, folders in zip(slots, places, strict=True):
+        works = {
+            folders[arm]: work_of(plan, trial, candidates=CANDIDATES, seconds=seconds[arm])
+            for arm, trial in trials.items()
+        }
+        started.append(start(works, slot, workers, options))
     ends_of(started, workers)
-    return {arm: [_sound(plan, arm, folder) for folder in folders[arm]] for arm in names}
-
-
-def _sound(plan: Plan, arm: str, folder: AttemptFolder) -> Result:
-    result = folder.result() or Result("error", error=DEAD)
-    if result.exit_code == EXIT_ENVIRONMENT:
-        raise EnvironmentFault(result.error, hint=result.hint)
-    if result.outcome != "ok":
-        raise AblateError(
-            f"the arm `{arm}` can't be measured for `fuse: auto`: {result.error}",
-            where=plan.study.where("execution", "fuse"),
-            hint=result.hint or "take `fuse` out",
-        )
-    return result
+    return {arm: [sound(plan, arm, folders[arm], "execution", "fuse") for folders in places] for arm in trials}
 
 
 def _paces(results: Sequence[Result]) -> dict[int, float]:

@@ -20,19 +20,27 @@ SHOWN = {
 
 
 def decide(
-    ending: Ending, *, retries: int, errors: int, idle_deaths: int, progressed: bool, shared: bool = False
+    ending: Ending,
+    *,
+    retries: int,
+    errors: int,
+    idle_deaths: int,
+    progressed: bool,
+    shared: bool = False,
+    crowded: bool = False,
 ) -> Ending:
     """Complete an ending with the next state of its trial.
 
     ``errors`` and ``idle_deaths`` are the trial's counts before this attempt; ``progressed`` says whether the attempt
-    left a checkpoint, ``shared`` whether others held part of the memory that was refused. An error uses up one of the
-    user's retries; a stall is tried once more; a timeout would only happen again, and so would memory that was refused
-    to who had it alone. A bystander of others' hunger, whom the kernel kills or who finds a GPU half taken, is tried
-    once more. A death without progress is forgiven twice, lest a poisonous trial run for ever.
+    left a checkpoint, ``shared`` whether others held part of the memory that was refused, ``crowded`` whether these
+    were trials, of which there will be fewer at once. An error uses up one of the user's retries; a stall is tried once
+    more; a timeout would only happen again, and so would memory that was refused to who had it alone. A bystander of
+    others' hunger, whom the kernel kills or who finds a GPU half taken, is tried once more. A death without progress is
+    forgiven twice, lest a poisonous trial run for ever.
     """
     if ending.outcome in DONE:
         return replace(ending, state="done", errors=errors, idle_deaths=0)
-    if ending.outcome in ("interrupted", "fenced"):
+    if ending.outcome in ("interrupted", "fenced") or crowded:
         return replace(ending, state="waiting", errors=errors, idle_deaths=idle_deaths)
     if ending.outcome in DEATHS:
         idle = 0 if progressed else idle_deaths + 1

@@ -24,7 +24,7 @@ from ablate.failpoints import failpoint
 from ablate.plan.trials import Plan, Replicate
 from ablate.run.attempts import Attempt, Worker
 from ablate.run.crew import Crew
-from ablate.run.endings import Closed, last_word, never_begun, read_endings
+from ablate.run.endings import Closed, is_crowded_out, last_word, never_begun, read_endings
 from ablate.run.liveness import Owners
 from ablate.run.locks import FileLock, boot_id
 from ablate.run.options import Options
@@ -211,6 +211,7 @@ class Runner:
             metrics=tuple(study.metrics),
             earlier=tuple(str(self._store.path_of(earlier)) for earlier in claim.earlier),
             locks=(str(attempt.folder.path.parent / "lock"), *worker.slot.occupied),
+            shared=worker.slot.shared,
             fuse=study.execution.members,
             mates=mates,
             shorter=shorter.folders(settings, claim.seed, self._waiting.noted_of(worker.slot)),
@@ -291,7 +292,7 @@ class Runner:
         self._crew.drop(worker)
         if worker.has_begun:
             self._close(worker, end)
-        if worker.queue and not (self._signals or self._fault):
+        if worker.queue and not (self._signals or self._fault) and self._crew.slots.may_stay(worker.slot):
             self._crew.start(worker)
         else:
             self._crew.slots.release(worker.slot)
@@ -309,14 +310,25 @@ class Runner:
                 attempt.offset = found[1]
         told = [(attempt, last_word(attempt.folder, end)) for attempt in group]
         stopping, kills = bool(self._signals), self._crew.kills
-        ended = read_endings(told, worker.slot, end, study=self._plan.study, stopping=stopping, kills=kills)
+        ended = read_endings(
+            told, worker.slot, end, study=self._plan.study, stopping=stopping, kills=kills, crowd=worker.crowd
+        )
         self._closed += ended
+        if any(is_crowded_out(result, worker.crowd) for _, result in told):
+            self._back_off(worker)
         for closed, (attempt, result) in zip(ended, told, strict=True):
             if result is not None:
                 self._crew.took(result.seconds)
                 is_error = closed.finished.ending.outcome == "error"
                 if result.exit_code == EXIT_ENVIRONMENT and is_error and not attempt.fenced:
                     self._fault = Fault(result.error, hint=result.hint)
+
+    def _back_off(self, worker: Worker) -> None:
+        [gpu] = worker.slot.gpus
+        left = self._crew.slots.back_off(gpu, worker.ours)
+        if left is not None:
+            at_once = "1 trial" if left == 1 else f"{left} trials"
+            self._progress.say(f"{gpu} has no memory for {worker.crowd} trials at once: from now on {at_once}")
 
     def _kept(self, closed: Closed, *, is_fenced: bool) -> None:
         """Say what has become of an attempt, once that is in the store."""
@@ -340,9 +352,19 @@ class Runner:
             folder=attempt.folder,
         )
         self._has_news = self._has_news or ending.state in ("done", "failed")
+        if ending.outcome == "oom" and ending.state == "failed":
+            self._hint_at_memory()
         if ending.outcome == "ok":
             self._warn_of_no_pruning(attempt)
             self._warn_of_no_change(attempt.claim.fingerprint)
+
+    def _hint_at_memory(self) -> None:
+        """Say once what takes less memory of a GPU."""
+        study = self._plan.study
+        if study.resources.gpus and "memory" not in self._warned:
+            less = "" if study.execution.dtype == "bfloat16" else ", or `execution: {dtype: bfloat16}`,"
+            self._progress.say(f"hint: a smaller batch{less} takes less memory; all arms are then trained anew")
+            self._warned.add("memory")
 
     def _warn_of_no_pruning(self, attempt: Attempt) -> None:
         budget, primary = self._plan.study.budget, self._plan.study.primary

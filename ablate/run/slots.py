@@ -1,21 +1,23 @@
-"""Slots: the places where attempts run, each of some GPUs or some CPU cores, shared fairly with other runs."""
+"""Slots: the places where attempts run, each of some GPUs, a part of one, or some CPU cores, shared fairly by runs."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import itertools
 import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ablate.errors import EnvironmentFault
-from ablate.run.locks import FileLock, host_locks
+from ablate.run.locks import FileLock, host_locks, is_free
 from ablate.study.schema import Resources
 
 YIELD_S = 0.25  # several times as long as a hungry runner takes to look again
+ALLOTTED = "ABLATE_CORES"  # how many cores an agent of ours was given, by a scheduler that does not hold it to them
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,21 @@ class Gpu:
 class Slot:
     """A place that is ours until released, with the UUIDs of its GPUs.
 
-    ``occupied`` are lock files that the worker itself holds while it lives.
+    ``occupied`` are lock files that the worker itself holds while it lives; ``shared`` are held by the workers in all
+    parts of its GPU, where it is one of these.
     """
 
     name: str
     environment: dict[str, str]
     gpus: tuple[str, ...] = ()
     occupied: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     locks: list[FileLock] = field(default_factory=list, repr=False)
+
+    @property
+    def own_gpus(self) -> tuple[str, ...]:
+        """The GPUs that no other slot has a part of."""
+        return () if self.shared else self.gpus
 
     def release(self) -> None:
         for lock in self.locks:
@@ -49,24 +58,33 @@ class SlotPool:
 
     A run that holds no slot and finds none free is hungry, and shows it by a lock; one that gives a slot back while
     another is hungry does not take it again at once. Without that, the first run would keep all it has to its end.
+
+    A GPU that several trials share has numbered parts, which runs share as well: all who have a part hold the GPU's
+    own lock together, and who wants it whole holds that alone. A hungry run that wants one whole wishes for one, and no
+    further part of that is taken until all have been given back: one by one, they would never be free together.
     """
 
     def __init__(self, resources: Resources, *, threads: int, jobs: int | None = None) -> None:
         self._folder = host_locks()
         self._threads = threads
-        self._used: set[str] = set()
+        self._used: dict[str, Slot] = {}
         self._hunger: FileLock | None = None
+        self._wish: FileLock | None = None
         self._yield_until = 0.0
         self._hunger_file = self._folder / f"hungry-{'gpu' if resources.gpus else 'cpu'}.lock"
         if resources.gpus:
             self._units = [gpu.uuid for gpu in usable_gpus(resources.gpus)]
             self._group = resources.gpus
-            self.size = min(len(self._units) // self._group, jobs or len(self._units))
+            self._parts = resources.sharers
+            number = len(self._units) // self._group * self._parts
+            self.size = min(number, jobs or number)
         else:
             self._units = [f"cpu{core}" for core in usable_cores()]
             self._group = min(resources.cpus or threads, len(self._units))
+            self._parts = 1
             self.size = jobs or max(1, allotted_cores() // self._group)
         self._on_gpu = bool(resources.gpus)
+        self._most = dict.fromkeys(self._units, self._parts)  # slots of ours in one unit
 
     def acquire(self) -> Slot | None:
         """Return a free slot, or None where all are taken, by us or by other runs, or it is another run's turn."""
@@ -75,12 +93,13 @@ class SlotPool:
         slot = self._take()
         if slot is not None:
             self.rest()
-        elif not self._used and self._hunger is None:
-            self._hunger = FileLock.try_take(self._hunger_file, shared=True)
+        elif not self._used:
+            self._hunger = self._hunger or FileLock.try_take(self._hunger_file, shared=True)
+            self._wish = self._wish or self._wished()
         return slot
 
     def release(self, slot: Slot) -> None:
-        self._used.discard(slot.name)
+        self._used.pop(slot.name, None)
         slot.release()
         if self.others_are_hungry():
             self._yield_until = time.monotonic() + YIELD_S
@@ -92,9 +111,10 @@ class SlotPool:
 
     def rest(self) -> None:
         """Want no slot for now: other runs need not leave us one."""
-        if self._hunger is not None:
-            self._hunger.release()
-            self._hunger = None
+        for lock in (self._hunger, self._wish):
+            if lock is not None:
+                lock.release()
+        self._hunger = self._wish = None
 
     def others_are_hungry(self) -> bool:
         """Tell whether another run holds no slot and waits for one."""
@@ -103,14 +123,81 @@ class SlotPool:
             alone.release()
         return alone is None
 
+    # --- GPUs that several trials share
+
+    def back_off(self, gpu: str, ours: int) -> int | None:
+        """Take fewer slots of a GPU than so many, as it had no memory for them; return how many, if that is news."""
+        before = self._most[gpu]
+        self._most[gpu] = max(1, min(before, ours - 1))
+        return self._most[gpu] if self._most[gpu] < before else None
+
+    def may_stay(self, slot: Slot) -> bool:
+        """Tell whether a slot may be used again: since it was taken, its GPU may have come to take fewer."""
+        return all(self._ours_on(gpu) <= self._most[gpu] for gpu in slot.gpus if slot.shared)
+
+    def others_on(self, gpu: str) -> int:
+        """Return how many parts of a GPU other runs hold."""
+        parts = self._folder.glob(f"{glob.escape(gpu)}#*.lock")
+        return sum(part.stem not in self._used and not is_free(part) for part in parts)
+
+    def _take_one(self) -> Slot | None:
+        """Take a part of the GPU on which we have the fewest; all of one that bears no other trial beside ours."""
+        ours = {gpu: self._ours_on(gpu) for gpu in self._units}
+        for gpu in sorted((gpu for gpu in self._units if ours[gpu] < self._most[gpu]), key=ours.__getitem__):
+            slot = self._take_whole(gpu) if self._most[gpu] == 1 else self._take_part(gpu)
+            if slot is not None:
+                return slot
+        return None
+
+    def _ours_on(self, gpu: str) -> int:
+        return sum(gpu in slot.gpus for slot in self._used.values())
+
+    def _take_whole(self, gpu: str) -> Slot | None:
+        lock = FileLock.try_take(self._folder / f"{gpu}.lock")
+        return self._slot({gpu: lock}, (gpu,)) if lock is not None else None
+
+    def _take_part(self, gpu: str) -> Slot | None:
+        unused = FileLock.try_take(self._folder / f"{gpu}.lock")
+        if unused is not None:
+            unused.release()  # nobody has any of it, and who comes first has it
+        elif self._is_wished(gpu):
+            return None
+        whole = FileLock.try_take(self._folder / f"{gpu}.lock", shared=True)
+        if whole is None:
+            return None
+        for number in range(1, self._parts + 1):
+            name = f"{gpu}#{number}"
+            lock = None if name in self._used else FileLock.try_take(self._folder / f"{name}.lock")
+            if lock is not None:
+                return self._slot({name: lock}, (gpu,), whole=whole)
+        whole.release()
+        return None
+
+    def _is_wished(self, gpu: str) -> bool:
+        wish = self._folder / f"{gpu}.wish"
+        return wish.exists() and not is_free(wish)
+
+    def _wished(self) -> FileLock | None:
+        """Wish for a GPU that other runs share, if we take only whole ones."""
+        for gpu in self._units if self._on_gpu and self._group == 1 else ():
+            lock = FileLock.try_take(self._folder / f"{gpu}.lock", shared=True) if self._most[gpu] == 1 else None
+            if lock is not None:
+                lock.release()
+                return FileLock.try_take(self._folder / f"{gpu}.wish")
+        return None
+
+    # --- GPUs and cores that are one trial's
+
     def _take(self) -> Slot | None:
+        if self._on_gpu and self._group == 1:
+            return self._take_one()
         taken: dict[str, FileLock] = {}
         for unit in self._units:
             lock = None if unit in self._names() else FileLock.try_take(self._folder / f"{unit}.lock")
             if lock is not None:
                 taken[unit] = lock
             if len(taken) == self._group:
-                return self._slot(taken)
+                return self._slot(taken, tuple(taken) if self._on_gpu else ())
         for lock in taken.values():
             lock.release()
         if not self._on_gpu and self._all_ours():
@@ -125,16 +212,20 @@ class SlotPool:
         held = sum(not name.startswith("extra") for name in self._used)
         return held >= max(1, len(self._units) // self._group)
 
-    def _slot(self, taken: Mapping[str, FileLock]) -> Slot:
+    def _slot(self, taken: Mapping[str, FileLock], gpus: Sequence[str] = (), *, whole: FileLock | None = None) -> Slot:
+        """Return the slot of the units or the part that were ``taken``; ``whole`` is the lock of that part's GPU."""
         extras = (f"extra{number}" for number in itertools.count(len(self._units)))
         name = "+".join(taken) or next(name for name in extras if name not in self._used)
-        gpus = tuple(taken) if self._on_gpu else ()
         environment = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
             environment[variable] = str(self._threads)
-        occupied = tuple(str(self._folder / f"{gpu}.worker") for gpu in gpus)
-        self._used.add(name)
-        return Slot(name, environment, gpus, occupied, list(taken.values()))
+        occupied, shared = (
+            tuple(str(self._folder / f"{name}.worker") for name in names)
+            for names in (taken if gpus else (), gpus if whole else ())
+        )
+        locks = [*taken.values(), *([whole] if whole else [])]
+        slot = self._used[name] = Slot(name, environment, tuple(gpus), occupied, shared, locks)
+        return slot
 
 
 def shortage(resources: Resources, *, threads: int) -> str:
@@ -151,7 +242,7 @@ def shortage(resources: Resources, *, threads: int) -> str:
 
 def allotted_cores() -> int:
     """Return how many of the usable cores are ours: a scheduler may have given us fewer, and not said which."""
-    share = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    share = os.environ.get(ALLOTTED) or os.environ.get("SLURM_CPUS_PER_TASK", "")
     usable = len(usable_cores())
     return min(usable, int(share)) if share.isdecimal() and int(share) else usable
 

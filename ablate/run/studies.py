@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ablate.errors import AblateError
 from ablate.failpoints import failpoint
@@ -64,9 +64,9 @@ def run_study(
     """
     SlotPool(plan.study.resources, threads=plan.study.execution.threads)  # no GPU: said before anything is written
     with worker_server() as workers:
-        is_measured = plan.study.execution.fuse == "auto"
+        is_measured = "auto" in (plan.study.execution.fuse, plan.study.resources.per_gpu)
         if is_measured:
-            plan = _fused(plan, workers, options, say)
+            plan = _chosen_for(plan, workers, options, say)
         missing = _missing(_grown(existing, plan, options.arms), existing, old_code, fresh=fresh)
         store, study_id = _recorded(missing, existing, make_store, workers, options.data_dir, is_checked=is_measured)
         beside(store)
@@ -104,19 +104,28 @@ def queue_study(
     return store, left_of(store, study_id)
 
 
-def _fused(plan: Plan, workers: Workers, options: Options, say: Callable[[str], None]) -> Plan:
-    """Return the plan with the number of seeds in one model that is the fastest here."""
-    from ablate.run.fusing import choose_fuse  # as few studies need it
+def _chosen_for(plan: Plan, workers: Workers, options: Options, say: Callable[[str], None]) -> Plan:
+    """Return the plan with the number of seeds in one model, and then of trials on a GPU, that is the fastest here."""
+    from ablate.run.fusing import choose_fuse  # as few studies need them
+    from ablate.run.sharing import choose_per_gpu
 
     workers.start(preloaded(plan.study.task, plan.study.folder))
     check_task(plan, workers, plan.study.folder)
-    fusing = choose_fuse(plan, workers, options)
-    say(f"fuse: {fusing['fuse']} ({fusing['why']}; measured in {fusing['seconds']:.0f} s)")
-    return plan.fused(fusing)
+    if plan.study.execution.fuse == "auto":
+        plan = plan.fused(choose_fuse(plan, workers, options, say))
+        say(_said("fuse", plan.fusing))
+    if plan.study.resources.per_gpu == "auto":
+        plan = plan.shared(choose_per_gpu(plan, workers, options, say))
+        say(_said("per_gpu", plan.sharing))
+    return plan
+
+
+def _said(key: str, found: Mapping[str, Any]) -> str:
+    return f"{key}: {found[key]} ({found['why']}; measured in {found['seconds']:.0f} s)"
 
 
 def _grown(existing: Store | None, plan: Plan, arms: Sequence[str] | None) -> Plan:
-    return replace(grown_plan(existing, plan.study).restricted(arms), fusing=plan.fusing)
+    return replace(grown_plan(existing, plan.study).restricted(arms), fusing=plan.fusing, sharing=plan.sharing)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Waiting:
         self._next_lengths = 0.0
         self._lengths: dict[str, float] = {}  # of a trial of each arm, in seconds, as far as that is known
         self._facts = machine_facts() | git_facts(study_folder, store.folder / "diffs")
-        self._gpu_facts: dict[str, dict[str, str]] = {}
+        self._gpu_facts: dict[tuple[str, ...], dict[str, str]] = {}
 
     def __bool__(self) -> bool:
         """True where there are some that we know of."""
@@ -150,7 +150,7 @@ class Waiting:
         """Ask for a GPU's model and driver once; the query takes a second on some hosts."""
         if not slot.gpus:
             return {}
-        if slot.name not in self._gpu_facts:
+        if slot.gpus not in self._gpu_facts:
             several = {"gpus": str(len(slot.gpus))} if len(slot.gpus) > 1 else {}
-            self._gpu_facts[slot.name] = gpu_facts(slot.gpus[0]) | several
-        return self._gpu_facts[slot.name]
+            self._gpu_facts[slot.gpus] = gpu_facts(slot.gpus[0]) | several
+        return self._gpu_facts[slot.gpus]

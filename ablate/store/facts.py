@@ -149,11 +149,13 @@ def grown_plan(store: Store | None, study: Study) -> Plan:
 
 
 def settled_plan(store: Store | None, made: Plan) -> Plan:
-    """Return the plan with what ``fuse: auto`` has come to when the study was first run; itself where it was not."""
-    if made.study.execution.fuse == "auto" and store is not None:
-        for version in reversed(versions_of(store, made.study.name, made.study.profile)):
-            if "fusing" in version.plan:
-                return made.fused(version.plan["fusing"])
+    """Return the plan with what ``fuse: auto`` and ``per_gpu: auto`` came to when the study first ran, if it has."""
+    is_open = "auto" in (made.study.execution.fuse, made.study.resources.per_gpu)
+    for version in reversed(versions_of(store, made.study.name, made.study.profile)) if is_open and store else ():
+        if made.study.execution.fuse == "auto" and "fusing" in version.plan:
+            made = made.fused(version.plan["fusing"])
+        if made.study.resources.per_gpu == "auto" and "sharing" in version.plan:
+            made = made.shared(version.plan["sharing"])
     return made
 
 

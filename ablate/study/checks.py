@@ -38,6 +38,7 @@ def flaws_in(study: Study, declared: Declared) -> Iterator[Flaw]:
     yield from tuning_flaws(study, declared.settings)
     yield from _analysis_flaws(study)
     yield from _fuse_flaws(study)
+    yield from _per_gpu_flaws(study)
     if study.task.command is not None and declared.settings is not None:
         yield from command_flaws(study, declared.metrics)
     yield from _reference_flaws(study, declared)
@@ -296,6 +297,19 @@ def _fuse_flaws(study: Study) -> Iterator[Flaw]:
     if study.tune:
         hint = "take `fuse` out: a candidate of `tune` has few seeds, and may be ended by itself"
         yield Flaw(place, "`fuse` does not go with `tune`", hint)
+
+
+def _per_gpu_flaws(study: Study) -> Iterator[Flaw]:
+    place, asked = ("resources", "per_gpu"), study.resources
+    if asked.per_gpu == 1:
+        return
+    if asked.gpus != 1:
+        has = f"has {asked.gpus}" if asked.gpus else "has none"
+        hint = "write `gpus: 1` beside it, or `per_gpu: 1`"
+        yield Flaw(place, f"`per_gpu` shares one GPU among trials, and a trial of this study {has}", hint)
+    if asked.per_gpu == "auto" and study.task.command is not None:
+        hint = "write a number, or the task as a function that calls train_classifier"
+        yield Flaw(place, "`per_gpu: auto` times iterations, and those of a command are not seen", hint)
 
 
 def _reference_flaws(study: Study, declared: Declared) -> Iterator[Flaw]:

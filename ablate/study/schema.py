@@ -287,6 +287,16 @@ def _seconds(value: Any) -> Any:
     return value
 
 
+MOST_PER_GPU = 64
+
+
+def _per_gpu(value: Any) -> Any:
+    if value != "auto" and (type(value) is not int or not 1 <= value <= MOST_PER_GPU):
+        raise PydanticCustomError("form", f"takes a number of trials from 1 to {MOST_PER_GPU}, or `auto`")
+    return value
+
+
+PerGpu = Annotated[Annotated[int, Field(ge=1, le=MOST_PER_GPU)] | Literal["auto"], BeforeValidator(_per_gpu)]
 Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(gt=0)]
 
 
@@ -294,10 +304,22 @@ class Resources(_Model):
     """What one trial needs while it runs."""
 
     gpus: int = Field(0, ge=0, le=64, description="GPUs of one trial, all on one machine")
+    # left out where none are shared: what a store keeps of a study stays as it was before they could be
+    per_gpu: PerGpu = Field(
+        1,
+        exclude_if=lambda value: value == 1,
+        description="trials that share one GPU, each in its own process; the bits are the same. `auto`: as many as fit "
+        "and pay, measured once for the whole study",
+    )
     cpus: int | None = Field(None, ge=1, description="CPU cores of a slot; default: execution.threads")
     timeout: Seconds | None = Field(None, description="an attempt that runs longer is ended")
     stall_timeout: Seconds | None = Field(None, description="an attempt that records nothing for so long is ended")
     retries: int = Field(0, ge=0, le=100, description="further attempts after an error of the task")
+
+    @property
+    def sharers(self) -> int:
+        """The number of trials that share one GPU; 1 where it is still to be chosen."""
+        return 1 if self.per_gpu == "auto" else self.per_gpu
 
 
 class Reference(_Model):

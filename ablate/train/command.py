@@ -39,10 +39,12 @@ from ablate.study.words import listed, nearest
 from ablate.train.context import Context, Interrupted
 from ablate.train.folder import AttemptFolder, Work, make_folder, newest, write_json, write_whole
 from ablate.train.guard import guarded
+from ablate.train.memory import GpuMemoryError, gpu_error_in
 from ablate.train.sources import LARGEST_LINE, Reading, Source, source_of
 
 POLL_S = 0.5
 CHUNK = 1 << 16
+TAIL = 1 << 14  # bytes of what it printed last, in which its error is looked for
 LISTED = 8
 
 
@@ -93,10 +95,10 @@ def _run(
             stderr=subprocess.PIPE,
             preexec_fn=partial(_before_command, die_with, os.getpid()),  # sound: this process has one thread
         )
-        last = _followed(process, source, context)
+        last, tail = _followed(process, source, context)
     if context.stop_requested:
         raise Interrupted
-    _check(process.returncode)
+    _check(process.returncode, tail)
     missing = [metric for metric in work.metrics if metric not in last]
     if missing:
         raise _missing(missing[0], source, _absent(task, work, folder))
@@ -123,9 +125,13 @@ def _absent(task: Task, work: Work, folder: Path) -> str:
     return f"there is no {path}" if path and not path.exists() else ""
 
 
-def _followed(process: subprocess.Popen[bytes], source: Source, context: Context) -> dict[str, float]:
-    """Pass on what the command prints and record its metrics until it ends; return the last value of each."""
+def _followed(process: subprocess.Popen[bytes], source: Source, context: Context) -> tuple[dict[str, float], str]:
+    """Pass on what the command prints and record its metrics until it ends.
+
+    Returns the last value of each, and the last of what it printed to stderr.
+    """
     last: dict[str, float] = {}
+    tail = b""
     assert process.stdout is not None
     assert process.stderr is not None
     # a stream each, or a progress bar on stderr would stand in the midst of a line of metrics
@@ -140,6 +146,7 @@ def _followed(process: subprocess.Popen[bytes], source: Source, context: Context
         for output in list(open_):
             while data := _read(output):
                 _log(data)
+                tail = (tail + data)[-TAIL:] if output == process.stderr.fileno() else tail
                 *lines, rest = (buffers[output] + data).replace(b"\r", b"\n").split(b"\n")
                 _record(context, last, _readings(source, lines))
                 buffers[output] = rest[-LARGEST_LINE:]
@@ -148,7 +155,7 @@ def _followed(process: subprocess.Popen[bytes], source: Source, context: Context
         if ended:
             _record(context, last, _readings(source, buffers.values()))
             _record(context, last, source.polled(ended=True))
-            return last
+            return last, tail.decode(errors="replace")
         if time.monotonic() - polled > POLL_S:
             _record(context, last, source.polled(ended=False))
             polled = time.monotonic()
@@ -184,12 +191,14 @@ def _record(context: Context, last: dict[str, float], readings: Iterable[Reading
             context.record(epoch=reading.epoch, epochs=None, **reading.values)
 
 
-def _check(status: int) -> None:
+def _check(status: int, tail: str) -> None:
     """End as the command did: by the same signal, so that its death is judged as that of any other worker."""
     if status < 0:
         print(f"ablate: the command was ended by {signal.Signals(-status).name}", flush=True)
         signal.signal(-status, signal.SIG_DFL) if -status not in (signal.SIGKILL, signal.SIGSTOP) else None
         os.kill(os.getpid(), -status)
+    if status and (error := gpu_error_in(tail)):
+        raise GpuMemoryError(f"the command exited with code {status}: {error}")
     if status:
         raise AblateError(f"the command exited with code {status}", hint="`ablate logs` shows what it printed")
 

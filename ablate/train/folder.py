@@ -57,12 +57,14 @@ class Work:
     """What a worker is told: the content of ``trial.json``.
 
     ``device`` is ``cpu`` or ``cuda``; ``earlier`` lists the folders of earlier attempts, newest first;
-    ``locks`` are files that the worker holds (flock) for as long as it or a child of it lives; ``check_only`` asks it
-    to find the task and not to call it. ``shorter`` has, by fingerprint, the folders of finished trials that differ in
-    fewer epochs alone, the longest first; ``keeps_end``: there are longer ones, which may go on from this one's end.
+    ``locks`` are files that the worker holds (flock) for as long as it or a child of it lives, ``shared`` those that it
+    holds together with others; ``check_only`` asks it to find the task and not to call it. ``shorter`` has, by
+    fingerprint, the folders of finished trials that differ in fewer epochs alone, the longest first; ``keeps_end``:
+    there are longer ones, which may go on from this one's end.
     Where ``fuse`` is more than 1, so many seeds are trained in one model: this one and those of the folders ``mates``.
     With ``candidates``, it is measured how long an iteration takes with so many seeds in one model, for about
-    ``seconds`` in all; the result's facts say so.
+    ``seconds`` in all; the result's facts say so. With ``peers``, how long one takes while those of these folders, of
+    which this is one, are at theirs, and what it holds of the device's memory.
     """
 
     task: str
@@ -77,12 +79,14 @@ class Work:
     metrics: tuple[str, ...] = ()
     earlier: tuple[str, ...] = ()
     locks: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     check_only: bool = False
     shorter: dict[str, str] = field(default_factory=dict)
     keeps_end: bool = False
     fuse: int = 1
     mates: tuple[str, ...] = ()
     candidates: tuple[int, ...] = ()
+    peers: tuple[str, ...] = ()
     seconds: float = 0.0
 
 
@@ -91,6 +95,7 @@ class Result:
     """How an attempt ended: the content of ``result.json``.
 
     ``seconds`` is the wall time of the worker; ``facts`` are what the task noted about itself, such as its data's hash.
+    ``gpu_memory``: it ended as one does whom a GPU has refused memory.
     """
 
     outcome: str
@@ -101,6 +106,7 @@ class Result:
     seconds: float = 0.0
     resumed_from: str = ""
     facts: dict[str, str] = field(default_factory=dict)
+    gpu_memory: bool = False
 
 
 class _Inside:
@@ -142,7 +148,7 @@ class AttemptFolder:
 
     def work(self) -> Work:
         values = json.loads(self.work_file.read_text())
-        for name in ("metrics", "earlier", "locks", "mates", "candidates"):
+        for name in ("metrics", "earlier", "locks", "shared", "mates", "candidates", "peers"):
             values[name] = tuple(values[name])
         return Work(**values)
 
@@ -313,6 +319,7 @@ def _result(values: dict[str, Any]) -> Result:
         seconds=seconds if 0 <= seconds < math.inf else 0.0,
         resumed_from=resumed_from if re.fullmatch(r"[0-9]{1,9}", resumed_from) else "",
         facts={_told(name): _told(value) for name, value in values["facts"].items()},
+        gpu_memory=values.get("gpu_memory") is True,  # one of an earlier version does not say
     )
 
 

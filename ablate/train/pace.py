@@ -1,4 +1,4 @@
-"""How long an iteration takes with one seed, and with several in one model: by the loops themselves."""
+"""How long an iteration takes with one seed, with several in one model, and beside others: by the loops themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import torch
 
 from ablate.train.classification import train_classifier
 from ablate.train.context import Context, Diverged, Interrupted
+from ablate.train.folder import AttemptFolder
 from ablate.train.fused import Unfusable
+from ablate.train.memory import memory_of
 from ablate.train.together import Asked, check_together, train_together
 
 TURNS = 3
@@ -101,16 +103,78 @@ def _paces(asked: Asked, candidates: Sequence[int], clock: Callable[[], float], 
 
 
 def _pace(asked: Asked, fuse: int, watch: Stopwatch) -> float:
+    _train(asked, fuse, watch)
+    return watch.pace()
+
+
+def _train(asked: Asked, fuse: int, watch: Callable[[], bool]) -> None:
+    """Train, with so many seeds in one model, until ``watch`` says to stop or the training has ended."""
     group = [replace(asked, context=_context(asked.context, fuse, place, watch)) for place in range(fuse)]
     with contextlib.suppress(Interrupted, Diverged):
         if fuse == 1:
             train_classifier(asked.settings, group[0].context, asked.build_model)
         else:
             train_together(group, fuse)
-    return watch.pace()
 
 
-def _context(context: Context, fuse: int, place: int, watch: Stopwatch) -> Context:
+class Beside:
+    """Asked at each iteration whether to stop, counts those from when all ``peers`` have begun until ``seconds`` later.
+
+    Each shows by a first record that it has: what is shared is then built, and caches are warm. By the clock on the
+    wall, since it is waiting for others that is measured, in turns of which the middle one counts, and with the device
+    waited for at their ends alone, as its queue may be long.
+    """
+
+    def __init__(self, context: Context, peers: Sequence[str], seconds: float) -> None:
+        self._context = context
+        self._missing = [AttemptFolder(peer).metrics_file for peer in peers]
+        self._seconds = seconds
+        self._count = 0
+        self._since: float | None = None
+        self._paces: list[float] = []  # seconds of an iteration, by turn
+
+    def __call__(self) -> bool:
+        self._count += 1
+        if self._since is None:
+            if self._count == FEWEST:
+                self._context.record(epoch=1)
+            self._missing = [file for file in self._missing if not file.exists()]
+            if not self._missing:
+                self._since, self._count = self._now(), 0
+            return False
+        if self.pace is None and time.perf_counter() - self._since >= self._seconds / TURNS:
+            now = self._now()
+            self._paces.append((now - self._since) / self._count)
+            self._since, self._count = now, 0
+        return self.pace is not None
+
+    @property
+    def pace(self) -> float | None:
+        """The seconds of an iteration; None while they are not known."""
+        return statistics.median(self._paces) if len(self._paces) == TURNS else None
+
+    def _now(self) -> float:
+        if self._context.device.type == "cuda":
+            torch.cuda.synchronize(self._context.device)
+        return time.perf_counter()
+
+
+def measure_beside(asked: Asked, fuse: int, peers: Sequence[str], seconds: float) -> Never:
+    """Note as facts of its context how long an iteration takes beside ``peers``; then raise Interrupted.
+
+    And how much of the device's memory is held. ``fuse`` seeds are in one model. A training that ends before, begins
+    anew, as trials do.
+    """
+    watch = Beside(asked.context, peers, seconds)
+    while watch.pace is None:
+        _train(asked, fuse, watch)
+    held, total = memory_of(asked.context.device)
+    for name, value in {"pace": repr(watch.pace), "held": str(held), "total": str(total)}.items():
+        asked.context.fact(name, value)
+    raise Interrupted
+
+
+def _context(context: Context, fuse: int, place: int, watch: Callable[[], bool]) -> Context:
     """Return the context of a seed with this place in its model."""
     return Context(
         seed=context.seed * fuse + place,

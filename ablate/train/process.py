@@ -117,13 +117,15 @@ class Orders:
 
     def _has_grown(self) -> bool:
         if self._first is None:
-            self._first = _held_bytes()
-        if _held_bytes() - self._first <= GROWTH:
+            self._first = held_bytes()
+        if held_bytes() - self._first <= GROWTH:
             return False
         gc.collect()  # what is only not collected yet is no growth
-        return _held_bytes() - self._first > GROWTH
+        return held_bytes() - self._first > GROWTH
 
     def _set_back(self) -> None:
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()  # what torch keeps for the next trial, others on this GPU may need
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         if dict(os.environ) != self._environment:
@@ -135,7 +137,7 @@ class Orders:
             counters.write(PEAK_RESIDENT)
 
 
-def _held_bytes() -> int:
+def held_bytes() -> int:
     """Return how much memory this process holds by itself: without files that are mapped, such as prepared data."""
     with open("/proc/self/statm") as file:
         _, resident, of_files, *_ = map(int, file.read().split())

@@ -11,7 +11,6 @@ import importlib
 import inspect
 import math
 import os
-import re
 import signal
 import sys
 import time
@@ -26,18 +25,13 @@ import torch
 from ablate.errors import EXIT_BUG, EXIT_DONE, AblateError, EnvironmentFault
 from ablate.train.context import Context, Diverged, Interrupted
 from ablate.train.folder import UNWRITTEN, AttemptFolder, Result, Work, open_lock, refusals
+from ablate.train.memory import is_out_of_memory, may_be_gpu_memory
 from ablate.train.process import Orders, die_with, prepare, tell_stacks
 
 if TYPE_CHECKING:
     from ablate.train.group import Seat
 
 LOCK_PATIENCE_S = 30.0
-
-# after a CUDA call, and of torch's allocator on a CPU
-_REFUSED = re.compile(
-    r"\b(CUDA|CUDNN|CUBLAS|HIP)\b.*\bout of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|can't allocate memory",
-    re.IGNORECASE | re.DOTALL,
-)
 
 Task = Callable[[Mapping[str, Any], Context], Mapping[str, float]]
 
@@ -56,11 +50,11 @@ def run_attempt(path: str | Path) -> str:
     works = [work, *(each.work() for each in folders[1:])]
     started = time.monotonic()
     try:
-        with _held(tuple(dict.fromkeys(lock for each in works for lock in each.locks))):
+        with _held(tuple(dict.fromkeys(lock for each in works for lock in each.locks)), work.shared):
             for earlier in (earlier for each in works for earlier in each.earlier):
                 AttemptFolder(earlier).sweep()
             task = _command_task(work) if work.task.startswith("{") else _find_task(work)
-            is_alone = work.fuse == 1 and not work.candidates
+            is_alone = work.fuse == 1 and not work.candidates and not work.peers
             if work.check_only and is_alone:
                 results = [Result("ok")]
             else:
@@ -82,10 +76,7 @@ def _called(task: Task, folder: AttemptFolder, work: Work, seat: Seat | None = N
         prepare(work.seed, work.threads)
         result = Result("ok", metrics=_plain(task(work.settings, context), work.metrics))
         if seat is not None and not seat.has_asked:
-            raise AblateError(
-                "`execution.fuse` trains several seeds in one model, and the task did not call train_classifier",
-                hint="remove `execution.fuse`, or train by ablate.train.classification.train_classifier",
-            )
+            raise _own_loop(work)
     except BaseException as error:
         # asked to stop, libraries with a handler of their own for SIGTERM, such as Lightning, end the process
         asked = context.stop_requested and isinstance(error, (SystemExit, KeyboardInterrupt))
@@ -100,7 +91,7 @@ def _called(task: Task, folder: AttemptFolder, work: Work, seat: Seat | None = N
 def _called_together(task: Task, folders: Sequence[AttemptFolder], works: Sequence[Work]) -> list[Result]:
     """Call the task for each of the attempts, whose seeds are trained in one model, and return how each ended."""
     from ablate.train.group import run_group  # and with it the loop, which no other task needs
-    from ablate.train.pace import measure
+    from ablate.train.pace import measure, measure_beside
     from ablate.train.together import Asked, check_together, train_together
 
     first = works[0]
@@ -115,6 +106,8 @@ def _called_together(task: Task, folders: Sequence[AttemptFolder], works: Sequen
     def train(asked: Sequence[Asked]) -> Sequence[Mapping[str, float] | BaseException]:
         if first.candidates:
             measure(asked[0], first.candidates, first.seconds)
+        if first.peers:
+            measure_beside(asked[0], first.fuse, first.peers, first.seconds)
         return check_together(asked, first.fuse) if first.check_only else train_together(asked, first.fuse)
 
     prepare(first.seed, first.threads)
@@ -126,6 +119,18 @@ def _called_together(task: Task, folders: Sequence[AttemptFolder], works: Sequen
     return [
         replace(each, outcome="ok") if first.check_only and each.outcome == "interrupted" else each for each in told
     ]
+
+
+def _own_loop(work: Work) -> AblateError:
+    if work.peers:
+        return AblateError(
+            "the iterations of train_classifier are timed, and the task did not call it",
+            hint="write a number, or train by ablate.train.classification.train_classifier",
+        )
+    return AblateError(
+        "`execution.fuse` trains several seeds in one model, and the task did not call train_classifier",
+        hint="remove `execution.fuse`, or train by ablate.train.classification.train_classifier",
+    )
 
 
 def live(path: str, orders: Orders | None = None) -> int:
@@ -217,15 +222,19 @@ def _result_of(error: BaseException, settings: Mapping[str, Any]) -> Result:
         return Result("interrupted")
     if isinstance(error, Diverged):
         return Result("diverged", error=str(error))
-    if _is_out_of_memory(error):
-        return Result("oom", error=f"{type(error).__name__}: {_first_line(error)}")
+    refused = may_be_gpu_memory(error)
+    if is_out_of_memory(error):
+        of_command = error.faults[0].message if isinstance(error, AblateError) else ""
+        told = of_command or f"{type(error).__name__}: {_first_line(error)}"
+        return Result("oom", error=told, gpu_memory=refused)
     if isinstance(error, AblateError):
         messages = [f"{fault.where}: {fault.message}" if fault.where else fault.message for fault in error.faults]
         hint = next((fault.hint for fault in error.faults if fault.hint), "")
         return Result("error", error="; ".join(messages), hint=hint, exit_code=error.exit_code)
     if isinstance(error, SystemExit):
         return Result("error", error=f"the task ended the process (exit {error.code}) without returning metrics")
-    return Result("error", error=f"{type(error).__name__}: {_first_line(error)}{_meant(error, settings)}")
+    told = f"{type(error).__name__}: {_first_line(error)}{_meant(error, settings)}"
+    return Result("error", error=told, gpu_memory=refused)
 
 
 def _meant(error: BaseException, settings: Mapping[str, Any]) -> str:
@@ -237,13 +246,6 @@ def _meant(error: BaseException, settings: Mapping[str, Any]) -> str:
 
     close = nearest(error.args[0], [path for path, _ in leaves(settings)])
     return f"; the settings have `{close}`" if close else ""
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory was refused. Not all of CUDA, and none of torch on a CPU, has an exception of its own."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and _REFUSED.search(str(error)) is not None
 
 
 def _explain(error: BaseException, result: Result) -> None:
@@ -266,25 +268,25 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _held(paths: tuple[str, ...]) -> Any:
+def _held(paths: Sequence[str], shared: Sequence[str]) -> Any:
     """Hold the locks of the trial and its device. Children inherit them: an orphan keeps the next attempt out."""
     descriptors = []
     try:
-        for path in paths:
+        for path, kind in [*((path, fcntl.LOCK_EX) for path in paths), *((path, fcntl.LOCK_SH) for path in shared)]:
             with refusals(Path(path), "the lock"):
                 descriptors.append(open_lock(path))
-            _wait_for_lock(descriptors[-1], path)
+            _wait_for_lock(descriptors[-1], path, kind)
         yield
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _wait_for_lock(descriptor: int, path: str) -> None:
+def _wait_for_lock(descriptor: int, path: str, kind: int) -> None:
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             if time.monotonic() > deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ steps:
   - {{name: two, set: {{level: 2}}}}
   - {{name: three, set: {{level: 3}}}}
 seeds: {seeds}
-resources: {{gpus: {gpus}}}
+resources: {{gpus: {gpus}, per_gpu: {per_gpu}}}
 """
 TASK = TOY.replace(
     "def train(settings, context):",
@@ -40,8 +41,10 @@ TASK = TOY.replace(
 )
 
 
-def write(folder: Path, *, seeds: int, epochs: int, pause: float, gpus: int = 1, name: str = "toy") -> Path:
-    study = STUDY.format(name=name, seeds=seeds, epochs=epochs, pause=pause, gpus=gpus)
+def write(
+    folder: Path, *, seeds: int, epochs: int, pause: float, gpus: int = 1, per_gpu: int = 1, name: str = "toy"
+) -> Path:
+    study = STUDY.format(name=name, seeds=seeds, epochs=epochs, pause=pause, gpus=gpus, per_gpu=per_gpu)
     return write_study(folder, study, name=name, task=TASK)
 
 
@@ -107,6 +110,13 @@ class Told:
         """Return the slots in which trials run now."""
         query = select(attempt.c.slot).join(trial, (trial.c.id == attempt.c.trial) & (trial.c.claim == attempt.c.claim))
         return [row.slot for row in self.rows(query.where(trial.c.state == "running"))]
+
+    def check_shared(self) -> None:
+        """Each attempt had a part of a GPU, and saw that GPU alone."""
+        for row in self.attempts():
+            gpu, _, part = row.slot.partition("#")
+            assert part in ("1", "2")
+            assert json.loads(row.environment_json)["visible"] == gpu
 
     def numbers(self) -> dict[tuple[str, int | None], float]:
         numbers = numbers_of_results(self.rows)

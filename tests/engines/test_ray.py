@@ -164,6 +164,22 @@ def test_agents_on_ray_are_cancelled(
     assert name not in run("agents", "status", cwd=project)
 
 
+def test_agents_on_ray_give_each_of_their_gpus_two_trials(
+    site: tuple[Cluster, Server], project: Path, url: str
+) -> None:
+    path = studies.write(project, seeds=3, epochs=100, pause=1.0, per_gpu=2)
+    run("run", str(path), "--queue", cwd=project)
+    run("agents", "start", "ray", "-n", "1", "--gpus", "1", "--address", site[0].address, cwd=project)
+    told = Told(url, project / "runs")
+    wait(site, lambda: len(told.running()) == 2, "two trials on one GPU")
+    [gpu] = {slot.partition("#")[0] for slot in told.running()}
+    assert set(told.running()) == {f"{gpu}#1", f"{gpu}#2"}
+    studies.hurry(project)
+    wait(site, lambda: told.states() == {"done": 9}, "end of the study")
+    told.check(path)
+    told.check_shared()
+
+
 def test_a_cluster_that_is_not_there_is_said_so(project: Path, url: str) -> None:  # noqa: ARG001
     run("run", str(studies.write(project, seeds=1, epochs=1, pause=0.0)), "--queue", cwd=project)
     done = ablate("agents", "start", "ray", "--address", "127.0.0.1:9", cwd=project)

@@ -106,6 +106,21 @@ def test_sixty_trials_on_two_nodes(login: Cluster, project: Path, url: str) -> N
     assert PASSWORD not in login.ask("scontrol", "show", "job", "-dd")
 
 
+def test_agents_give_each_of_their_gpus_two_trials(login: Cluster, project: Path, url: str) -> None:
+    path = studies.write(project, seeds=3, epochs=100, pause=1.0, per_gpu=2)
+    run("run", str(path), "--queue", cwd=project)
+    started("-n", "2", "--gpus", "1", "--cpus", "2", "--time", "20m", cwd=project)
+    told = Told(url, project / "runs")
+    wait(login, project, lambda: len(told.running()) == 4, "two trials on each of two GPUs")
+    gpus = {slot.partition("#")[0] for slot in told.running()}
+    assert set(told.running()) == {f"{gpu}#{part}" for gpu in gpus for part in (1, 2)}
+    assert len(gpus & GPUS) == 2
+    studies.hurry(project)
+    wait(login, project, lambda: told.states() == {"done": 9}, "end of the study")
+    told.check(path)
+    told.check_shared()
+
+
 def test_nodes_die_jobs_are_preempted_and_warned_and_nothing_is_lost(login: Cluster, project: Path, url: str) -> None:
     path = studies.write(project, seeds=20, epochs=12, pause=1.0)
     run("run", str(path), "--queue", cwd=project)

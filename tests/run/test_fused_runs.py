@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ablate.run.progress import HUNGRY
+from ablate.run.slots import SlotPool
+from ablate.study.schema import Resources
 from tests.command import ablate, finish, query, results, start
 from tests.studies import write_study
 
@@ -174,6 +177,22 @@ def test_auto_leaves_a_study_one_by_one_where_an_arm_cannot_be_fused(project: Pa
     why = "the arm `dropout`: the seeds of this network can't be trained in one model: `5` is Dropout"
     assert f"fuse: 1 ({why}" in ran.stderr
     assert {outcome for _, _, outcome, _ in attempts(project)} == {"ok"}
+
+
+def test_auto_waits_for_a_slot_where_another_run_holds_them_all(project: Path) -> None:
+    write_study(project, AUTO, task=TASK)
+    pool = SlotPool(Resources(), threads=1)
+    held = [slot for slot in (pool.acquire() for _ in range(pool.size)) if slot is not None]
+    run = start("run", "toy.yaml", "--only", "baseline", "-j", "1", cwd=project)
+    assert run.stderr is not None
+    lines = iter(run.stderr.readline, "")
+    said = next((line for line in lines if HUNGRY in line), "")
+    for slot in held:
+        pool.release(slot)
+    rest = finish(run)
+    assert said, rest
+    assert run.returncode == 0, rest
+    assert "fuse: " in rest
 
 
 def test_auto_is_not_measured_where_the_trials_do_not_run(project: Path) -> None:

@@ -53,7 +53,8 @@ def test_json_schema_is_valid() -> None:
         "seeds-precision-half-width-zero", "seeds-precision-pilot-two", "seeds-precision-without-half-width",
         "seeds-precision-without-mode", "confirm-seeds-looks", "confirm-seeds-zero", "analysis-correction-unknown",
         "analysis-pairing-unknown", "analysis-select-best-not-built", "analysis-variance-not-built", "execution-true",
-        "execution-quoted-number", "resources-gpus-too-many", "resources-unknown", "reference-without-source",
+        "execution-quoted-number", "resources-gpus-too-many", "resources-per-gpu-zero", "resources-unknown",
+        "reference-without-source",
         "task-without-function", "profile-bad-name", "profile-not-a-mapping",
     ],
 )  # fmt: skip

@@ -47,6 +47,21 @@ def test_a_task_that_leaves_because_it_was_asked_to_was_interrupted(tmp_path: Pa
     assert live(attempt(tmp_path, 1, task=LEAVES, settings={"stop": stop})).outcome == outcome
 
 
+def test_the_lock_of_a_shared_gpu_is_held_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its other parts have it as well; an orphan of one who had the GPU whole keeps all of them out."""
+    monkeypatch.setattr(worker, "LOCK_PATIENCE_S", 0.1)
+    lock = tmp_path / "gpu.worker"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        assert live(attempt(tmp_path, 1, shared=(str(lock),), check_only=True)).outcome == "ok"
+        fcntl.flock(held, fcntl.LOCK_EX)
+        made = attempt(tmp_path, 2, shared=(str(lock),), check_only=True)
+        worker.run_attempt(made.path)
+    result = made.result()
+    assert result is not None
+    assert result.outcome == "interrupted"
+
+
 def test_a_trial_that_an_earlier_worker_still_holds_waits_for_its_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
