@@ -6,12 +6,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import repeat
 from operator import attrgetter
 
 from ablate.analyse.findings import TrialResult
 from ablate.plan.outcomes import Status, status_of
-from ablate.plan.trials import Plan, Replicate, make_plan
+from ablate.plan.trials import UNTOLD, Plan, Replicate, make_plan
 from ablate.stats.intervals import are_usable
 from ablate.store.facts import (
     IMPORTED,
@@ -42,16 +41,13 @@ def read_results(store: Store, stored: StoredStudy) -> tuple[Plan, Results]:
 def results_from(store: Store, stored: StoredStudy, trials: Sequence[StoredTrial]) -> tuple[Plan, Results]:
     """Order what was read from the store as ``read_results`` gives it."""
     study = stored_study(stored)
+    primary = study.primary
     found: Results = {
-        place: _results(its, read_all_metrics([trial.metrics_json for trial in its]), study.primary)
+        place: _results(its, read_all_metrics([trial.metrics_json for trial in its]), primary)
         for place, its in _in_places(trials).items()
     }
-    told = (each for its in found.values() for each in its if study.grows)
-    plan = make_plan(
-        study,
-        {each.fingerprint: each.told(study.primary) for each in told},
-        [version.plan for version in versions_of(store, stored.name, stored.profile)],
-    )
+    told = {each.fingerprint: each.told(primary) for its in found.values() for each in its} if study.grows else UNTOLD
+    plan = make_plan(study, told, [version.plan for version in versions_of(store, stored.name, stored.profile)])
     if study.grows or len(trials) != sum(map(len, plan.seeds.values())):
         found = _as_planned(plan, found)
     results: dict[tuple[str, Role], tuple[TrialResult, ...]] = {(arm.name, "main"): () for arm in plan.arms}
@@ -100,32 +96,26 @@ def _unchosen(arm: str, seed: int, *, failed: bool) -> TrialResult:
 def _results(
     trials: Sequence[StoredTrial], values: Sequence[Mapping[str, float]], primary: str
 ) -> tuple[TrialResult, ...]:
-    """Return what became of trials with these final values."""
-    statuses: Iterable[tuple[Status, str]]
-    if set(map(attrgetter("state", "outcome"), trials)) == {("done", "ok")} and _are_usable(values, primary):
-        statuses = repeat(("finished", ""))  # which is nearly always so, and then told at once
+    """Return what became of trials with these final values. Column by column: row by row takes twice as long."""
+    rows = dict(zip(StoredTrial._fields, zip(*trials, strict=True), strict=True))
+    told: Sequence[tuple[Status, str]]
+    if set(zip(rows["state"], rows["outcome"], strict=True)) == {("done", "ok")} and _are_usable(values, primary):
+        told = [("finished", "")] * len(trials)  # which is nearly always so
     else:
-        statuses = [_status(row, its, primary) for row, its in zip(trials, values, strict=True)]
-    return tuple(
-        TrialResult(
-            row.seed,
-            row.fingerprint,
-            row.state,
-            status,
-            row.outcome,
-            row.attempts,
-            row.seconds,
-            reason,
-            row.code_sha256,
-            0.0 if row.source == IMPORTED else row.first_ended,  # it was there before all that is declared
-            environment,
-            its,
-            row.source,
-            reused_s=reused_s,
-        )
-        for row, its, (status, reason) in zip(trials, values, statuses, strict=False)
-        for environment, reused_s in [_environment(row.environment_json or "{}")]
-    )
+        told = [_status(row, its, primary) for row, its in zip(trials, values, strict=True)]
+    statuses, reasons = zip(*told, strict=True)
+    environments, reused_s = zip(*map(_environment, rows["environment_json"]), strict=True)
+    columns = {
+        **rows,
+        "status": statuses,
+        "reason": reasons,
+        # what is imported was there before all that is declared
+        "first_ended": [0.0 if row.source == IMPORTED else row.first_ended for row in trials],
+        "environment": environments,
+        "values": values,
+        "reused_s": reused_s,
+    }
+    return tuple(map(TrialResult._make, zip(*(columns[name] for name in TrialResult._fields), strict=True)))
 
 
 def _are_usable(values: Sequence[Mapping[str, float]], metric: str) -> bool:
@@ -133,9 +123,9 @@ def _are_usable(values: Sequence[Mapping[str, float]], metric: str) -> bool:
 
 
 @lru_cache(maxsize=256)  # there are few of them, and a study may have 100,000 trials
-def _environment(text: str) -> tuple[Mapping[str, str], float]:
+def _environment(text: str | None) -> tuple[Mapping[str, str], float]:
     """Return the facts of an attempt, and the seconds of what it reused."""
-    facts = {key: str(value) for key, value in json.loads(text).items()}
+    facts = {key: str(value) for key, value in json.loads(text or "{}").items()}
     try:
         reused = float(facts.get("reused_seconds", 0))
     except ValueError:  # a task of somebody's calls something else so
