@@ -63,7 +63,7 @@ class StoredTrial(NamedTuple):  # a tuple, as the row is: a study may have 100,0
     ``candidate``: of a trial that tunes, the place of its settings among those tried for the arm, from 1.
     ``outcome`` is that of the attempt whose result stands, else of the last one; ``seconds`` likewise. ``first_ended``
     is when the trial first had a result, be it that another has replaced it since. ``metrics_json`` has the numbers of
-    the result, if it is done (``read_metrics``).
+    the result, if it is done (``read_metrics``). ``position`` is its place in plan order.
     """
 
     arm: str
