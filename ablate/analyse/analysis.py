@@ -118,9 +118,7 @@ def _scores(store: Store, stored: StoredStudy) -> Scored:
 
 
 def _arm_results(plan: Plan, results: Results, scores: Scored) -> Arms:
-    distinct = {trial.fingerprint: trial for trials in results.values() for trial in trials if trial.has_result}
-    kinds = _kinds(distinct.values())
-    usual = {fact: _usual(fact, kinds) for fact in (CODE, *DRIFT_FACTS)}
+    usual = _usual_facts([trial for trials in results.values() for trial in trials if trial.has_result])
     arms = {arm.name: arm for arm in plan.arms}
     return {
         (name, role): arm_result(arms[name], role, trials, plan.study, usual, scores.get((name, role), {}))
@@ -137,7 +135,10 @@ def arm_result(
     usual: Mapping[str, str | None],
     scores: ArmScores,
 ) -> ArmResult:
-    """Return an arm with its cells. ``usual`` has, by fact, what most trials ran with; any other is marked as drift."""
+    """Return an arm with its cells. ``usual`` has, by fact, what most trials ran with; any other is marked as drift.
+
+    It is empty where all trials ran with the same.
+    """
     cells = {name: cell(trials, name, metric) for name, metric in study.metrics.items()}
     with_result = [trial for trial in trials if trial.has_result]
     seconds = [spent for trial in with_result if (spent := trial.whole_s) is not None]
@@ -157,7 +158,7 @@ def arm_result(
         facts={name: mean for name, mean in facts.items() if mean is not None},
         published={metric: values[arm.name] for metric, values in published.items() if arm.name in values},
         identical_seeds=seeds_identical(cells),
-        drifts=tuple(_drifts(with_result, usual)),
+        drifts=tuple(_drifts(with_result, usual)) if usual else (),
         role=role,
         examples=examples,
         top=top,
@@ -228,14 +229,24 @@ def _fact(trial: TrialResult, fact: str) -> str | None:
     return trial.code_sha256 if fact == CODE else trial.environment.get(fact) or None
 
 
-def _kinds(trials: Collection[TrialResult]) -> list[tuple[TrialResult, int]]:
-    """Group trials by what they ran on: of each kind one trial, and how many there are, the kind first met first.
+def _usual_facts(trials: Sequence[TrialResult]) -> Mapping[str, str | None]:
+    """Return what most of these trials ran with, by fact; nothing where all ran with the same."""
+    if len(set(_kind_of_each(trials))) < 2:  # which is nearly always so
+        return {}
+    kinds = _kinds({trial.fingerprint: trial for trial in trials}.values())
+    return {fact: _usual(fact, kinds) for fact in (CODE, *DRIFT_FACTS)}
 
-    Trials that ran on the same share one mapping (see ``results``), so that its identity tells.
-    """
-    kinds = [(trial.code_sha256, id(trial.environment)) for trial in trials]
+
+def _kinds(trials: Collection[TrialResult]) -> list[tuple[TrialResult, int]]:
+    """Group trials by what they ran on: of each kind one trial, and how many there are, the kind first met first."""
+    kinds = list(_kind_of_each(trials))
     numbers = Counter(kinds)
     return [(trial, numbers[kind]) for kind, trial in dict(zip(kinds, trials, strict=True)).items()]
+
+
+def _kind_of_each(trials: Iterable[TrialResult]) -> Iterator[tuple[str | None, int]]:
+    """Yield what tells apart on what trials ran: those that ran on the same share one mapping (see ``results``)."""
+    return ((trial.code_sha256, id(trial.environment)) for trial in trials)
 
 
 def _usual(fact: str, kinds: Iterable[tuple[TrialResult, int]]) -> str | None:

@@ -25,7 +25,8 @@ def best_arms(
     give one and the same run, is no candidate.
     """
     metric, primary = study.metrics[study.primary], study.primary
-    if any(trial.status in ("running", "waiting") for arm in arms for trial in arm.trials if _is_due(study, trial)):
+    unfinished = [trial for arm in arms if arm.is_unfinished for trial in arm.trials if _is_due(study, trial)]
+    if any(trial.status in ("running", "waiting") for trial in unfinished):
         return ()
     means = {
         arm.name: cell.mean * (1 if metric.goal == "max" else -1)

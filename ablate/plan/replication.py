@@ -62,6 +62,8 @@ def contrast_cells(
 ) -> tuple[Cells, tuple[int, ...]]:
     """Return weights with values, and the seeds that every arm has. Unpaired, an arm's values at others count too."""
     common = tuple(seeds)
+    if all(tuple(values[arm]) == common for arm in contrast.arms):  # which is nearly always so
+        return [(weight, list(values[arm].values())) for arm, weight in contrast.weights], common
     for arm in contrast.arms:
         its = values[arm]
         common = tuple([seed for seed in common if seed in its])

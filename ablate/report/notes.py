@@ -290,8 +290,8 @@ def _cost(analysis: Analysis, design: DesignResult) -> str:
     device = "GPU" if analysis.gpus else "CPU"
     total = duration(design.seconds)
     text = f"{device} time is the wall time of the trials with a result, summed over seeds; {total} in all."
-    trials = [trial for arm in analysis.arms if arm.name in design.arms for trial in arm.trials if trial.has_result]
-    reused = {trial.fingerprint: trial.reused_s for trial in trials if trial.reused_s}
+    trials = [trial for arm in analysis.arms if arm.name in design.arms for trial in arm.trials if trial.reused_s]
+    reused = {trial.fingerprint: trial.reused_s for trial in trials if trial.has_result}
     if reused:
         text += (
             f" Of {plural(len(reused), 'trial')}, the first epochs were those of a shorter trial, to the same bits: "

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ class StoredTrial(NamedTuple):  # a tuple, as the row is: a study may have 100,0
     ``candidate``: of a trial that tunes, the place of its settings among those tried for the arm, from 1.
     ``outcome`` is that of the attempt whose result stands, else of the last one; ``seconds`` likewise. ``first_ended``
     is when the trial first had a result, be it that another has replaced it since. ``metrics_json`` has the numbers of
-    the result, if it is done (``read_metrics``).
+    the result, if it is done (``read_metrics``). ``position`` is its place in plan order.
     """
 
     arm: str
@@ -81,6 +82,7 @@ class StoredTrial(NamedTuple):  # a tuple, as the row is: a study may have 100,0
     environment_json: str | None
     metrics_json: str | None
     first_ended: float | None
+    position: int
     candidate: int | None = None
 
 
@@ -214,6 +216,15 @@ def trials_of(store: Store, study_id: int) -> list[StoredTrial]:
     return store.read(lambda connection: select_trials(connection, study_id))
 
 
+def unsorted_trials_of(store: Store, study_id: int) -> list[StoredTrial]:
+    """Return the same in no order, and without the numbers of candidates.
+
+    SQLite finds them arm by arm, and so the rows of an arm lie together in memory: of 100,000 rows in another order,
+    each is waited for wherever an arm is gone over.
+    """
+    return store.read(lambda connection: _trials(connection, study_id))
+
+
 # joins a trial with the attempt that counts: whose result stands, else the last one
 STANDS = (attempt.c.trial == trial.c.id) & (attempt.c.claim == func.coalesce(trial.c.result_claim, trial.c.claim))
 
@@ -224,6 +235,12 @@ _RESULT = case((trial.c.state == "done", attempt.c.metrics_json)).label("metrics
 
 def select_trials(connection: Connection, study_id: int, *, without: str | None = None) -> list[StoredTrial]:
     """Return the replicates in plan order; ``without``: those alone that failed or ended without this metric."""
+    # sorted here: SQLite would write whole rows to a temporary file
+    found = sorted(_trials(connection, study_id, without=without), key=attrgetter("position"))
+    return list(_numbered(found)) if any(each.role == "tune" for each in found) else found
+
+
+def _trials(connection: Connection, study_id: int, *, without: str | None = None) -> list[StoredTrial]:
     every, results = attempt.alias(), ("ok", "diverged")
     with_result = (every.c.trial == trial.c.id) & every.c.outcome.in_(results)
     earliest = select(func.min(every.c.ended)).where(with_result).correlate(trial).scalar_subquery()
@@ -247,20 +264,19 @@ def select_trials(connection: Connection, study_id: int, *, without: str | None 
             attempt.c.environment_json,
             _RESULT,
             first_ended.label("first_ended"),
+            replicate.c.position,
             null().label("candidate"),
         )
         .join_from(replicate, arm, arm.c.id == replicate.c.arm)
         .join(trial, trial.c.id == replicate.c.trial)
         .outerjoin(attempt, STANDS)
         .where(arm.c.study == study_id)
-        .order_by(replicate.c.position)
     )
     if without is not None:
         value = in_json(connection, attempt.c.metrics_json, without)
         query = query.where((trial.c.state == "failed") | ((trial.c.state == "done") & value.is_(None)))
     rows: Sequence[Any] = connection.execute(query).all()
-    found = [StoredTrial._make(row) for row in rows]
-    return list(_numbered(found)) if any(each.role == "tune" for each in found) else found
+    return [StoredTrial._make(row) for row in rows]
 
 
 def _numbered(trials: Sequence[StoredTrial]) -> Iterator[StoredTrial]:

@@ -63,6 +63,22 @@ def test_what_stands_in_the_store_is_not_planned_once_more(tmp_path: Path) -> No
     assert found == {(each.arm, each.seed): each.trial.fingerprint for each in plan.replicates}
 
 
+def test_results_come_in_plan_order_whatever_the_order_of_names_and_numbers(tmp_path: Path) -> None:
+    steps = [{"name": name, "set": {"model.depth": depth}} for depth, name in ((8, "deep"), (6, "deeper"), (2, "bare"))]
+    filled = fill(tmp_path, truth_study(steps=steps, seeds=[8, 3, 9], confirm_seeds=[20, 11]))
+    plan, results = read_results(filled.store, filled.stored)
+    assert [arm.name for arm in plan.arms] == ["baseline", "deep", "deeper", "bare"]
+    assert "replicates" not in vars(plan)
+    assert {place: tuple(trial.seed for trial in trials) for place, trials in results.items()} == {
+        (arm.name, role): seeds for role, seeds in (("main", (8, 3, 9)), ("confirm", (20, 11))) for arm in plan.arms
+    }
+    assert [role for _, role in results] == ["main"] * 4 + ["confirm"] * 4
+    assert [arm for arm, _ in results] == 2 * [arm.name for arm in plan.arms]
+    planned = {(each.arm, each.role, each.seed): each.trial.fingerprint for each in plan.replicates}
+    found = {(*place, trial.seed): trial.fingerprint for place, trials in results.items() for trial in trials}
+    assert found == planned
+
+
 def test_a_trial_that_two_designs_share_counts_once(tmp_path: Path) -> None:
     """`batchnorm` of the ladder and `only-batchnorm` are one trial, trained once."""
     filled = fill(tmp_path, truth_study(designs=["ladder", "one-at-a-time"], seeds=3))

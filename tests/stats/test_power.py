@@ -114,7 +114,23 @@ def test_one_seed_shows_nothing() -> None:
     assert (detectable(0, 0.05), certifiable(0, 0.05, paired=False)) == (None, None)
 
 
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("alpha", [0.2, 0.05, 1e-4, 1e-9])
+def test_the_seeds_wanted_are_the_fewest_that_are_enough(alpha: float, paired: bool) -> None:
+    """Where the guess that is tried first is close, and where it is far off: few seeds, large effects."""
+    for effect in (0.15, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 300.0):
+        enough = [n for n in range(2, 100) if power(effect, n, alpha, paired=paired) >= 0.8]
+        assert seeds_for(effect, alpha, paired=paired, most=99) == (enough[0] if enough else None)
+
+
+@pytest.mark.parametrize("most", [2, 3, 784, 785, 787, 788, 1000])
+def test_no_more_seeds_are_named_than_there_may_be(most: int) -> None:
+    """787 pairs show a tenth of an sd: by the normal distribution 784.9, and 1.9 more."""
+    assert seeds_for(0.1, 0.05, most=most) == (787 if most >= 787 else None)
+
+
 def test_too_small_an_effect_has_no_number_of_seeds() -> None:
+    assert seeds_for(1e-300, 0.05) is None
     assert seeds_for(0.0, 0.05) is None
     assert seeds_for(0.01, 0.05) is None
     assert seeds_for(0.1, 0.05, most=100) is None
