@@ -35,8 +35,8 @@ MADV_COLLAPSE = 25
 HUGE = 1 << 21
 MANY = 16  # forks after which it pays to make the next ones quicker
 # what every optimizer of torch imports when it is made, and every trial on digits: 1.3 s of CPU and 100 MiB in each
-# worker. Loaded before the first trial where the task is sure to make one, after the fork that checks it; else while the
-# first trials run and nothing is asked of us, so that a run of quick trials does not pay for it
+# worker. Loaded before the first trial where the task is sure to make one, after the fork that checks it; else while
+# the first trials run and nothing is asked of us, so that a run of quick trials does not pay for it
 LATER = ("torch._dynamo", "torch._inductor.config", "sklearn.datasets")
 LOOP = "ablate.train.classification"
 IDLE_S = 1.0
