@@ -76,6 +76,8 @@ def _time(trial: Trial, plan: Plan, workers: Workers, study_folder: Path, enviro
                 device="cuda" if study.resources.gpus else "cpu",
                 dtype=study.execution.dtype,
                 memory_format=study.execution.memory_format,
+                compile=study.execution.compile,
+                graphs=study.execution.graphs,
                 threads=study.execution.threads,
                 metrics=tuple(study.metrics),
                 fuse=study.execution.members,
