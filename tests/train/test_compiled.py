@@ -337,7 +337,7 @@ def test_a_warm_worker_compiles_each_arm_once(project: Path, fuse: int) -> None:
 
 @pytest.mark.slow
 def test_workers_that_are_killed_as_they_compile_leave_nothing_broken(tmp_path: Path) -> None:
-    """Two at once, in processes of their own, killed at several moments; then the same numbers as in a calm run."""
+    """Two at once, in processes of their own, killed at two moments; then the same numbers as in a calm run."""
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     for project in (calm, rough):
         (project / ".git").mkdir(parents=True)
@@ -346,7 +346,7 @@ def test_workers_that_are_killed_as_they_compile_leave_nothing_broken(tmp_path: 
     assert ran.returncode == 0, ran.stderr
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "roughly")}
     files = 0
-    for number in range(3):
+    for number in range(2):
         process = subprocess.Popen(
             [sys.executable, "-m", "ablate", "run", "toy.yaml"],
             cwd=rough,
