@@ -26,6 +26,7 @@ from ablate.train.classification import train_classifier
 from ablate.train.compiled import prepare_compiler
 from ablate.train.context import Context, Interrupted
 from ablate.train.data import ImageData
+from ablate.train.together import Asked, train_together
 from ablate.train.toolchain import WHOLE
 from tests.command import ablate, query, results
 from tests.studies import write_study
@@ -228,6 +229,28 @@ def test_a_resumed_attempt_ends_in_the_same_bits(tmp_path: Path, dtype: torch.dt
     assert context.resumed_from == "cut"
     assert context.facts["compiles"] == "0"
     assert resumed == whole
+
+
+def together_in(folder: Path, seeds: list[int]) -> tuple[dict[int, float], list[str]]:
+    """Train seeds in a model of three; return the validation loss of each, and how often each compiled."""
+    contexts = [Context(seed=seed, folder=folder / str(seed), compile=True) for seed in seeds]
+    ends = train_together([Asked(SETTINGS, context, without_dropout) for context in contexts], 3)
+    losses = {seed: end["val_loss"] for seed, end in zip(seeds, ends, strict=True) if isinstance(end, dict)}
+    return losses, [context.facts["compiles"] for context in contexts]
+
+
+def without_dropout(data: ImageData) -> nn.Module:
+    return nn.Sequential(*[layer for layer in net(data) if not isinstance(layer, nn.Dropout)])  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_seeds_in_one_model_are_compiled_once_and_have_their_bits_whoever_is_there(tmp_path: Path) -> None:
+    whole, first = together_in(tmp_path / "whole", [1, 2, 3])
+    others, second = together_in(tmp_path / "others", [2, 4])
+    alone, third = together_in(tmp_path / "alone", [3])
+    assert [first, second, third] == [["1"] * 3, ["0"] * 2, ["0"]]
+    assert (others[2], alone[3]) == (whole[2], whole[3])
+    assert len({*whole.values(), others[4]}) == 4
 
 
 @pytest.mark.slow
