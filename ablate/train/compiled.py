@@ -52,7 +52,8 @@ def prepare_compiler(device: torch.device) -> None:
 
 def _refuse_strangers(folder: Path) -> None:
     """Raise EnvironmentFault where others than we may write: what lies there is run as code."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not folder.exists():
+        return  # torch will make it
     found = folder.stat()
     if found.st_uid != os.getuid() or found.st_mode & 0o002:
         raise EnvironmentFault(
