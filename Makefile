@@ -56,6 +56,7 @@ bench: .venv/ready-for-tests
 	-$(BIN)/python -m benchmarks.profile
 	-$(BIN)/python -m benchmarks.memory
 	-$(BIN)/python -m benchmarks.fused
+	-$(BIN)/python -m benchmarks.gpu
 	-$(BIN)/python -m benchmarks.claims
 
 # the same tests, ten times as many inputs: 20,000 studies, 2,000 damaged stores and checkpoints; half an hour

@@ -70,6 +70,7 @@ TORCH_FREE = [
     "ablate.train.manifest",
     "ablate.train.scores",
     "ablate.train.seeding",
+    "ablate.train.toolchain",
 ]
 
 

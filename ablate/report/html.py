@@ -25,7 +25,8 @@ from ablate.report.table import Column, Difference, Row, Table, Value, digits_of
 from ablate.report.text import one_line, visible
 from ablate.study.settings import leaves, show
 
-_VOLATILE = {"command", "slot"}  # facts that differ from attempt to attempt and say nothing of its result
+# facts that differ from attempt to attempt and say nothing of its result
+_VOLATILE = {"command", "slot", "compiles", "compile_seconds"}
 
 
 @cache

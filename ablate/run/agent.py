@@ -17,7 +17,7 @@ from ablate.run.provenance import code_sha256
 from ablate.run.runner import Runner, Summary
 from ablate.run.slots import shortage
 from ablate.run.studies import worker_server
-from ablate.run.task_check import check_task
+from ablate.run.task_check import check_compiler, check_task
 from ablate.run.workers import Workers
 from ablate.store.facts import (
     StoredStudy,
@@ -122,6 +122,7 @@ class Agent:
                 study = self._study(stored)
                 if lack := shortage(study.resources, threads=study.execution.threads):
                     raise EnvironmentFault(lack, hint="an agent takes only what its machine can run")
+                check_compiler(study)
                 check_task(grown_plan(self._store, study), workers, study.folder, self._options.data_dir)
             except AblateError as error:
                 self._refused[stored.id] = error

@@ -25,6 +25,7 @@ from ablate.run.slots import listed_gpus, usable_cores
 from ablate.store.integrity import attempt_folders, store_flaws
 from ablate.store.mounts import MOUNTS, file_system, is_network
 from ablate.store.store import WAL_FIXED, Store, is_sqlite, journal_mode
+from ablate.train import toolchain
 from ablate.train.cifar import SOURCES, data_folder, is_there
 from ablate.train.folder import AttemptFolder
 from ablate.train.manifest import damaged_checkpoints
@@ -234,12 +235,20 @@ def _devices() -> Iterator[Check]:
         yield Check("ok", "no GPU found by nvidia-smi: studies run with resources.gpus = 0")
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         yield Check("ok", f"CUDA_VISIBLE_DEVICES is `{visible}`: runs use no other GPU")
+    yield _compiler(is_gpu=bool(gpus))
     cores = usable_cores()
     yield Check("ok", f"{len(cores)} CPU core{'' if len(cores) == 1 else 's'} usable of {os.cpu_count()}")
     if time.time() < _built():
         yield Check(
             "warning", f"the clock says {time.strftime('%Y-%m-%d')}, before this ablate was installed", "set it"
         )
+
+
+def _compiler(*, is_gpu: bool) -> Check:
+    lack = toolchain.missing(is_gpu=is_gpu)
+    if lack:
+        return Check("warning", f"{lack}: no study can run with `execution: {{compile: true}}`", toolchain.HINT)
+    return Check("ok", "torch.compile finds a compiler")
 
 
 def _built() -> float:

@@ -207,6 +207,8 @@ class Runner:
             device="cuda" if study.resources.gpus else "cpu",
             dtype=study.execution.dtype,
             memory_format=study.execution.memory_format,
+            compile=study.execution.compile,
+            graphs=study.execution.graphs,
             threads=study.execution.threads,
             metrics=tuple(study.metrics),
             earlier=tuple(str(self._store.path_of(earlier)) for earlier in claim.earlier),

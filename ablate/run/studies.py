@@ -21,7 +21,7 @@ from ablate.run.progress import Progress
 from ablate.run.provenance import code_sha256, importer_facts, machine_facts, preloaded
 from ablate.run.runner import Runner, Summary
 from ablate.run.slots import SlotPool
-from ablate.run.task_check import check_task
+from ablate.run.task_check import check_compiler, check_task
 from ablate.run.workers import Workers
 from ablate.store.claims import register_runner, retrain
 from ablate.store.facts import Left, Origin, StoredTrial, grown_plan, left_of, origins_of, record_plan, states_of
@@ -63,6 +63,7 @@ def run_study(
     Raises AblateError for a task that can't be imported, EnvironmentFault where no slot or data is to be had.
     """
     SlotPool(plan.study.resources, threads=plan.study.execution.threads)  # no GPU: said before anything is written
+    check_compiler(plan.study)
     with worker_server() as workers:
         is_measured = "auto" in (plan.study.execution.fuse, plan.study.resources.per_gpu)
         if is_measured:

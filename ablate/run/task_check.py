@@ -15,10 +15,19 @@ from ablate.plan.trials import Plan
 from ablate.run.endings import last_word
 from ablate.run.progress import FAILURE_LINES
 from ablate.run.workers import Exit, Workers
+from ablate.study.schema import Study
+from ablate.train import toolchain
 from ablate.train.folder import AttemptFolder, Result, Work
 
 PATIENCE_S = 600.0  # for a task to come to where it is trained: to import, to download and prepare data, to build
 DEAD = f"the process died, or had not called train_classifier after {PATIENCE_S:.0f} s"
+
+
+def check_compiler(study: Study) -> None:
+    """Raise EnvironmentFault where a study is to be compiled, and this machine can't."""
+    lack = toolchain.missing(is_gpu=bool(study.resources.gpus)) if study.execution.compile else ""
+    if lack:
+        raise EnvironmentFault(lack, where=study.where("execution", "compile"), hint=toolchain.HINT)
 
 
 def check_task(plan: Plan, workers: Workers, study_folder: Path, data_dir: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""``plan --time``: run each arm up to its first record and stop it there, to know what the study will cost."""
+"""``plan --time``: run each arm up to its first record, or two, and stop it there, to know what the study will cost."""
 
 from __future__ import annotations
 
@@ -76,6 +76,8 @@ def _time(trial: Trial, plan: Plan, workers: Workers, study_folder: Path, enviro
                 device="cuda" if study.resources.gpus else "cpu",
                 dtype=study.execution.dtype,
                 memory_format=study.execution.memory_format,
+                compile=study.execution.compile,
+                graphs=study.execution.graphs,
                 threads=study.execution.threads,
                 metrics=tuple(study.metrics),
                 fuse=study.execution.members,
@@ -85,7 +87,9 @@ def _time(trial: Trial, plan: Plan, workers: Workers, study_folder: Path, enviro
         worker = workers.spawn(folder.path, environment)
         records: list[dict[str, Any]] = []
         ended = False
-        while not records and not ended:
+        # what is compiled is so in the first epoch, which then is no measure of the others
+        wanted = 2 if study.execution.compile else 1
+        while len(records) < wanted and not ended:
             ended = any(end.worker == worker for end in workers.wait(0.02))
             records, _ = folder.records()
         took = (time.monotonic() - started) / study.execution.members  # the share of one seed
@@ -93,7 +97,10 @@ def _time(trial: Trial, plan: Plan, workers: Workers, study_folder: Path, enviro
         result = folder.result()
         if records:
             epochs = records[0].get("epochs")
-            return Timing("", took, took * epochs if epochs else None)
+            pace = took
+            if len(records) > 1:
+                pace = (records[-1]["time"] - records[0]["time"]) / (len(records) - 1) / study.execution.members
+            return Timing("", took, took + pace * (epochs - len(records)) if epochs else None)
         if result is not None and result.outcome == "ok":
             return Timing("", None, took)  # it records nothing: the whole trial was run
         return Timing("", None, None, result.error if result else "the worker died")

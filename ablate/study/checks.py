@@ -39,6 +39,7 @@ def flaws_in(study: Study, declared: Declared) -> Iterator[Flaw]:
     yield from _analysis_flaws(study)
     yield from _fuse_flaws(study)
     yield from _per_gpu_flaws(study)
+    yield from _compile_flaws(study)
     if study.task.command is not None and declared.settings is not None:
         yield from command_flaws(study, declared.metrics)
     yield from _reference_flaws(study, declared)
@@ -310,6 +311,23 @@ def _per_gpu_flaws(study: Study) -> Iterator[Flaw]:
     if asked.per_gpu == "auto" and study.task.command is not None:
         hint = "write a number, or the task as a function that calls train_classifier"
         yield Flaw(place, "`per_gpu: auto` times iterations, and those of a command are not seen", hint)
+
+
+def _compile_flaws(study: Study) -> Iterator[Flaw]:
+    asked = [key for key in ("compile", "graphs") if getattr(study.execution, key)]
+    for key in asked:
+        if study.task.command is not None:
+            hint = f"take `{key}` out, or write the task as a function"
+            yield Flaw(("execution", key), f"a command computes in its own way, so `{key}` would change nothing", hint)
+    if study.execution.graphs and not study.resources.gpus:
+        hint = "take `graphs` out, or write `resources: {gpus: 1}`"
+        yield Flaw(("execution", "graphs"), "`graphs` are CUDA graphs, and `resources.gpus` is 0", hint)
+    if asked and study.execution.fuse == "auto":
+        hint = f"write a number, such as `fuse: 4`, or take `{asked[0]}` out"
+        yield Flaw(("execution", "fuse"), f"`fuse: auto` measures networks without `{asked[0]}`", hint)
+    if asked and study.resources.per_gpu == "auto":
+        hint = f"write a number, such as `per_gpu: 2`, or take `{asked[0]}` out"
+        yield Flaw(("resources", "per_gpu"), f"`per_gpu: auto` measures networks without `{asked[0]}`", hint)
 
 
 def _reference_flaws(study: Study, declared: Declared) -> Iterator[Flaw]:

@@ -259,6 +259,16 @@ class Execution(_Model):
         description="seeds of one arm that are trained in one model, for small networks on `train_classifier`; "
         "other counts give other bits. `auto`: the fastest, measured once for the whole study",
     )
+    compile: bool = Field(
+        False,
+        description="the network of `train_classifier` by torch's compiler, once for all seeds of an arm; other bits. "
+        "Other tasks are told",
+    )
+    graphs: bool = Field(
+        False,
+        description="each training iteration of `train_classifier` as one CUDA graph, for small networks on a GPU; "
+        "other bits. Other tasks are told",
+    )
 
     @property
     def members(self) -> int:

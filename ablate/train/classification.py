@@ -29,10 +29,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from ablate.errors import AblateError
 from ablate.study.prefixes import without_epochs
 from ablate.train.augment import Augmenter, AugmentSettings, normalise
+from ablate.train.compiled import Trained, prepare_compiler
 from ablate.train.confusion import confusion_csv, per_class_csv
 from ablate.train.context import Context, Diverged
 from ablate.train.data import ImageData, load
 from ablate.train.frozen import in_batches, parted
+from ablate.train.graphs import Iteration, Replayed, check_graphs
 from ablate.train.images import Images
 from ablate.train.seeding import stream_seed
 from ablate.train.settings import Settings
@@ -134,18 +136,19 @@ def train_classifier(
     events = recipe.events(context)
     torch.manual_seed(stream_seed(context.seed, "init"))
     model = build_model(data).to(context.device).to(memory_format=context.memory_format)
-    optimizer = build_optimizer(model, plan)
+    optimizer = build_optimizer(model, plan, capturable=context.graphs)
     plateau = build_plateau(optimizer, plan)
 
     frozen, learner = parted(model)
     views = recipe.augment.views
     cached = frozen is not None and views is not None
+    net = learner if cached else model
+    trained = Trained(net, whole=min(plan.batch, len(data.train)), compile=context.compile)
 
-    def output_of(net: nn.Module, inputs: Tensor) -> Tensor:
+    def output_of(net: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         bfloat16 = context.dtype is torch.bfloat16
         with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            out: Tensor = net(inputs.contiguous(memory_format=context.memory_format) if inputs.dim() == 4 else inputs)
-        return out
+            return net(inputs.contiguous(memory_format=context.memory_format) if inputs.dim() == 4 else inputs)
 
     def features(images: Tensor) -> Tensor:
         context.raise_if_stopped()
@@ -159,12 +162,24 @@ def train_classifier(
         found = in_batches(lambda index: features(part.images[index.to(part.images.device)]), len(part), plan.batch)
         return Images(found, part.labels, part.places)
 
-    def logits_of(inputs: Tensor) -> Tensor:
-        """Return the float32 logits of normalised images, or of their cached features."""
-        return output_of(learner if cached else model, inputs).float()
-
     def classify(inputs: Tensor) -> Tensor:
-        return logits_of(inputs if cached else normalise(inputs, mean, std))
+        """Return the float32 logits of images, or of their cached features."""
+        return output_of(net, inputs if cached else normalise(inputs, mean, std)).float()
+
+    loss_sum = torch.zeros((), dtype=torch.float64, device=context.device)
+    hits = torch.zeros((), dtype=torch.int64, device=context.device)
+
+    def iterate(inputs: Tensor, labels: Tensor) -> None:
+        """Train on a batch of normalised images, or of their cached features, and add to the sums of the epoch."""
+        logits = output_of(trained, inputs).float()
+        loss = cross_entropy(logits, labels, label_smoothing=plan.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        loss_sum.add_(loss.detach() * len(labels))
+        hits.add_((logits.argmax(dim=1) == labels).sum())
+
+    step: Iteration = Replayed(iterate, context.device) if context.graphs else iterate
 
     # a task that trains twice in one attempt has two beginnings, and is left alone
     is_asked = context.is_one_of_several and not context.records
@@ -175,7 +190,7 @@ def train_classifier(
     state = context.resume() or (context.resume_shorter(signature) if signature else None)
     if state:
         learner.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        restore(optimizer, state["optimizer"])
         done, seconds, best = state["epoch"], state["seconds"], state.get("best", {})
         reused = state.get("reused", {})
         if plateau:
@@ -201,8 +216,8 @@ def train_classifier(
         torch.manual_seed(stream_seed(context.seed, "noise", epoch))  # dropout, and whatever else a model draws
         model.train()
         started = time.perf_counter()
-        loss_sum = torch.zeros((), dtype=torch.float64, device=context.device)
-        hits = torch.zeros((), dtype=torch.int64, device=context.device)
+        loss_sum.zero_()
+        hits.zero_()
         for number, batch in enumerate(batches):
             context.raise_if_stopped()
             if not plateau:
@@ -212,23 +227,17 @@ def train_classifier(
                 inputs = augmenter.cut_out(normalise(augmenter.batch(index, draws), mean, std), index, draws)
             else:
                 inputs = table[draws.flip[index].long(), index]
-            labels = data.train.labels[index]
-            logits = logits_of(inputs)
-            loss = cross_entropy(logits, labels, label_smoothing=plan.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            loss_sum += loss.detach() * len(batch)
-            hits += (logits.argmax(dim=1) == labels).sum()
+            step(inputs, data.train.labels[index])
         train_loss = loss_sum.item() / sum(map(len, batches))  # here alone the epoch waits for the device
         train_acc = 100 * hits.item() / sum(map(len, batches))
-        took = time.perf_counter() - started
+        took = time.perf_counter() - started - trained.compiling_s()
         seconds += took
+        trained.note(context)
 
         model.eval()
         measured, guesses = evaluate(classify, validation, data.classes, plan.batch, "val")
         metrics = {"train_loss": train_loss, "train_acc": train_acc} | measured
-        facts = {"lr": optimizer.param_groups[0]["lr"], "images_per_s": sum(map(len, batches)) / took}
+        facts = {"lr": float(optimizer.param_groups[0]["lr"]), "images_per_s": sum(map(len, batches)) / took}
         if context.device.type == "cuda":
             facts["peak_memory_mb"] = peak_memory_mb(context.device)
         record_epoch(context, events, plan, epoch, facts, metrics)
@@ -368,6 +377,7 @@ def signature_of(settings: Mapping[str, Any], model: nn.Module, data: ImageData,
         return ""
     device = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "cpu"
     way = [str(context.dtype), str(context.memory_format), device, torch.get_num_threads(), torch.__version__]
+    way += [key for key in ("compile", "graphs") if getattr(context, key)]
     parts = [
         [name, type(part).__qualname__, sorted((key, value) for key, value in vars(part).items() if _is_plain(value))]
         for name, part in model.named_modules()
@@ -423,16 +433,34 @@ def _along_cosine(first: float, last: float, part: float) -> float:
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
-def build_optimizer(model: nn.Module, train: TrainSettings) -> torch.optim.Optimizer:
-    """Return the optimizer of the model's trainable parameters."""
+def build_optimizer(model: nn.Module, train: TrainSettings, *, capturable: bool = False) -> torch.optim.Optimizer:
+    """Return the optimizer of the model's trainable parameters.
+
+    A ``capturable`` one can be part of a CUDA graph: its rate is a tensor beside the weights, and all of its state is.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    more: dict[str, Any] = {"lr": train.lr, "weight_decay": train.weight_decay}
+    if capturable:  # torch's SGD takes a rate on the device in its fused form alone, and Adam's then is the quickest
+        more |= {"lr": torch.tensor(train.lr, device=parameters[0].device), "fused": True}
     if train.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=train.lr, momentum=train.momentum or 0.0, weight_decay=train.weight_decay)
+        return torch.optim.SGD(parameters, momentum=train.momentum or 0.0, **more)
     kind = torch.optim.Adam if train.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=train.lr, weight_decay=train.weight_decay)
+    return kind(parameters, capturable=capturable, **more)
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state, wherever it was: a rate that is a tensor stays the one beside the weights."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(rate, Tensor):
+            group["lr"] = rate.fill_(float(group["lr"]))
 
 
 def build_plateau(optimizer: torch.optim.Optimizer, train: TrainSettings) -> ReduceLROnPlateau | None:
@@ -505,13 +533,17 @@ def count_flops(model: nn.Module, image: Tensor) -> int:
 def be_repeatable(context: Context) -> None:
     """Choose algorithms that give equal bits for equal input; an operation that has none warns in the log.
 
-    Raises AblateError for a dtype that the loop has no arithmetic for.
+    Raises AblateError for a dtype that the loop has no arithmetic for, and for what the machine lacks.
     """
     if context.dtype not in (torch.float32, torch.bfloat16):
         raise AblateError(
             f"execution.dtype {str(context.dtype).removeprefix('torch.')} is not one that this loop trains in",
             hint="use float32 or bfloat16",
         )
+    if context.graphs:
+        check_graphs(context.device)
+    if context.compile:
+        prepare_compiler(context.device)
     if context.device.type == "cuda":
         torch.backends.cudnn.benchmark = False  # it picks algorithms by timing them
         torch.cuda.reset_peak_memory_stats(context.device)

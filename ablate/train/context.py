@@ -38,6 +38,8 @@ class Context:
     device    the device to train on
     dtype     the arithmetic of the forward pass, from the study's ``execution``
     memory_format  how images and convolutions lie in memory, from there as well
+    compile   whether to compile the network by torch.compile, likewise
+    graphs    whether to replay iterations as CUDA graphs, likewise
     folder    the attempt's folder; see ``artifact`` and ``earlier``
     metrics   the metrics that the study declares, the primary one first; none in a notebook
     together  what trains this seed in one model with others, for ``train_classifier``; None where it trains by itself
@@ -51,6 +53,8 @@ class Context:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
+        compile: bool = False,
+        graphs: bool = False,
         earlier: Sequence[str] = (),
         fingerprint: str = "",
         metrics: Sequence[str] = (),
@@ -63,6 +67,8 @@ class Context:
         self.device = torch.device(device)
         self.dtype = dtype
         self.memory_format = memory_format
+        self.compile = compile
+        self.graphs = graphs
         self.folder = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="ablate-"))
         if not self.folder.is_dir():
             make_folder(self.folder)

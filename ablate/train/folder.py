@@ -75,6 +75,8 @@ class Work:
     device: str = "cpu"
     dtype: str = "float32"
     memory_format: str = "contiguous_format"
+    compile: bool = False
+    graphs: bool = False
     threads: int = 1
     metrics: tuple[str, ...] = ()
     earlier: tuple[str, ...] = ()

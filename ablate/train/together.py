@@ -32,8 +32,10 @@ from ablate.train.classification import (
     learning_rate,
     measures,
     record_epoch,
+    restore,
     set_rate,
 )
+from ablate.train.compiled import Trained
 from ablate.train.context import Context, Diverged, Interrupted
 from ablate.train.data import ImageData
 from ablate.train.frozen import parted
@@ -47,6 +49,7 @@ from ablate.train.fused import (
     own_state,
     side_by_side,
 )
+from ablate.train.graphs import Iteration, Replayed
 from ablate.train.images import Images
 from ablate.train.seeding import stream_seed
 
@@ -119,7 +122,12 @@ class _Group:
         for each, model in zip(asked, self.models, strict=True):
             by_place[self._place[each.context.seed]] = model
         self._net = fuse(by_place, image.to(device)).to(memory_format=self._context.memory_format)
-        self._optimizer = build_optimizer(self._net, recipe.train)
+        self._trained = Trained(
+            self._net, whole=min(recipe.train.batch, len(data.train)), compile=self._context.compile
+        )
+        self._optimizer = build_optimizer(self._net, recipe.train, capturable=self._context.graphs)
+        self._loss_sum = torch.zeros(places, dtype=torch.float64, device=device)
+        self._hits = torch.zeros(places, dtype=torch.int64, device=device)
         fresh = {"state": {}, "param_groups": self._optimizer.state_dict()["param_groups"]}
         self.members = [
             _started(each.context, recipe, {"model": model.state_dict(), "optimizer": copy.deepcopy(fresh)})
@@ -152,17 +160,29 @@ class _Group:
 
     def _load(self, seated: list[_Member], states: Sequence[Mapping[str, Any]]) -> None:
         self._net.load_state_dict(joined_states([state["model"] for state in states]))
-        self._optimizer.load_state_dict(joined_optimizer_states([state["optimizer"] for state in states]))
+        restore(self._optimizer, joined_optimizer_states([state["optimizer"] for state in states]))
+        # what was captured knows the former state of the optimizer
+        self._step: Iteration = Replayed(self._iterate, self._context.device) if self._context.graphs else self._iterate
         self._seated = [id(each) for each in seated]
 
     # --- what is computed
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _logits(self, net: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """Return the float32 logits [K, B, classes] of normalised images [K, B, C, H, W]."""
         context = self._context
         with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=context.dtype is torch.bfloat16):
-            out = self._net(side_by_side(images, context.memory_format))
+            out = net(side_by_side(images, context.memory_format))
         return by_member(out.float(), self.places)
+
+    def _iterate(self, images: Tensor, labels: Tensor) -> None:
+        """Train on normalised images [K, B, C, H, W] with labels [K, B], and add to the sums of the epoch."""
+        logits = self._logits(self._trained, images)
+        losses = losses_of(logits, labels, self.recipe.train)
+        self._optimizer.zero_grad()
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._loss_sum.add_(losses.detach() * labels.shape[1])
+        self._hits.add_((logits.argmax(dim=2) == labels).sum(dim=1))
 
     def train_epoch(self, active: Sequence[_Member]) -> None:
         """Train one epoch of ``active``, measure it, and record and keep what each has come to."""
@@ -179,34 +199,28 @@ class _Group:
 
         self._net.train()
         started = time.perf_counter()
-        loss_sum = torch.zeros(self.places, dtype=torch.float64, device=self._context.device)
-        hits = torch.zeros(self.places, dtype=torch.int64, device=self._context.device)
+        self._loss_sum.zero_()
+        self._hits.zero_()
         for number, batch in enumerate(batches):
             self._context.raise_if_stopped()
             set_rate(self._optimizer, learning_rate(plan, epoch, iteration=number, iterations=len(batches)))
             index = batch.to(self._context.device)
-            labels = data.train.labels[index]
-            logits = self._logits(self._batch(index, first_draw + index, drawn))
-            losses = losses_of(logits, labels, plan)
-            self._optimizer.zero_grad()
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            loss_sum += losses.detach() * batch.shape[1]
-            hits += (logits.argmax(dim=2) == labels).sum(dim=1)
+            self._step(self._batch(index, first_draw + index, drawn), data.train.labels[index])
         seen = sum(batch.shape[1] for batch in batches)
-        train_loss, right = (loss_sum / seen).tolist(), hits.tolist()
-        took = (time.perf_counter() - started) / len(active)
+        train_loss, right = (self._loss_sum / seen).tolist(), self._hits.tolist()
+        took = (time.perf_counter() - started - self._trained.compiling_s()) / len(active)
 
         self._net.eval()
         measured = self._measured(data.validation, "val")
         model, optimizer = self._net.state_dict(), self._optimizer.state_dict()
-        facts = {"lr": self._optimizer.param_groups[0]["lr"], "images_per_s": seen / took}
+        facts = {"lr": float(self._optimizer.param_groups[0]["lr"]), "images_per_s": seen / took}
         for member in active:
             place = self._place[member.context.seed]
             values, member.guesses = measured[place]
             member.metrics = {"train_loss": train_loss[place], "train_acc": 100 * right[place] / seen} | values
             member.seconds += took
             member.done = epoch
+            self._trained.note(member.context)
             member.state = {
                 "model": own_state(model, place, self.places),
                 "optimizer": own_optimizer_state(optimizer, place, self.places),
@@ -256,7 +270,7 @@ class _Group:
         for start in range(0, len(part), batch):
             here = slice(start, start + batch)
             images = normalise(part.images[here], recipe.mean, recipe.std)
-            logits = self._logits(images.expand(self.places, *images.shape))
+            logits = self._logits(self._net, images.expand(self.places, *images.shape))
             labels = part.labels[here].expand(self.places, -1)
             loss_sum += _each(logits, labels).sum(dim=1)
             predicted[:, here] = logits.argmax(dim=2)

@@ -189,6 +189,8 @@ def _context(folder: AttemptFolder, work: Work, seat: Seat | None) -> Context:
         device=work.device,
         dtype=getattr(torch, work.dtype),
         memory_format=getattr(torch, work.memory_format),
+        compile=work.compile,
+        graphs=work.graphs,
         earlier=work.earlier,
         fingerprint=work.fingerprint,
         metrics=work.metrics,
