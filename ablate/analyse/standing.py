@@ -126,7 +126,8 @@ def _counts(piles: Iterable[tuple[Pile, int]]) -> Counts:
 def run_command(stored: StoredStudy, runners: Sequence[StoredRunner]) -> str:
     """Return the command that goes on with a study from here: the one last run, with its overrides, for all arms.
 
-    A study that was declared in Python has no file: the program that last ran it goes on with it.
+    What was left to agents, or was last with one, goes on with an agent. A study that was declared in Python has no
+    file: the program that last ran it goes on with it.
     """
     if not stored.file:
         return runners[-1].command if runners else plain_command(stored)
@@ -135,6 +136,8 @@ def run_command(stored: StoredStudy, runners: Sequence[StoredRunner]) -> str:
         words = shlex.split(runners[-1].command) if runners else []
     except ValueError:  # not what we wrote
         words = []
+    if "--queue" in words or words[1:2] == ["agent"]:
+        return shlex.join(["ablate", "agent", stored.title, *_only(words, "--store")])
     if "run" not in words[1:2] or Path(stored.file).name not in (Path(word).name for word in words):
         return plain_command(stored)
     words = [file if Path(word).name == Path(stored.file).name else word for word in words]
@@ -147,6 +150,11 @@ def plain_command(stored: StoredStudy) -> str:
         return "the program that declares it"
     profile = ["--profile", stored.profile] if stored.profile else []
     return shlex.join(["ablate", "run", from_here(stored.file), *profile])
+
+
+def _only(words: Sequence[str], option: str) -> list[str]:
+    left = _without(words, option)
+    return [word for word in words if word not in left]
 
 
 def _without(words: Sequence[str], option: str) -> list[str]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ablate.cli.common import open_store, resumable, say, stderr, title_of
-from ablate.cli.options import complete_title, data_option, examples, store_option
-from ablate.errors import EXIT_STOPPED, EnvironmentFault
+from ablate.cli.options import Group, complete_title, data_option, examples, store_option
+from ablate.errors import EXIT_STOPPED, AblateError, EnvironmentFault
 from ablate.report.numbers import plural
 from ablate.report.text import visible
 
@@ -26,9 +26,12 @@ studies_argument = click.argument("studies", nargs=-1, metavar="[STUDY]...", she
 
 
 class Time(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions alone
-    """A time as study files have it: `90s`, `30m`, `4h`; also `2d`, and plain seconds."""
+    """A time as study files have it: `90s`, `30m`, `4h`; also `2d`, and plain seconds, unless a unit is asked for."""
 
     name = "TIME"
+
+    def __init__(self, *, unit: bool = False) -> None:
+        self._unit = unit
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
@@ -38,6 +41,8 @@ class Time(click.ParamType):  # type: ignore[type-arg]  # generic in newer versi
         number = text[:-1] if unit else text
         if not number.replace(".", "", 1).isdecimal():
             self.fail(f"{text!r} is no time: 90s, 30m, 4h or 2d", param, ctx)
+        if self._unit and not unit:  # to Slurm it would be minutes
+            self.fail(f"{text!r} has no unit: {text}m or {text}s?", param, ctx)
         return float(number) * (unit or 1)
 
 
@@ -65,8 +70,9 @@ def agent(
     """Run what waits in a store, beside any number of other agents.
 
     `ablate run STUDY --queue` puts studies there. STUDY is a title, or a file whose code lies beside it here; without
-    one, all studies of the store. An agent takes only what its machine can run and, in an allocation of Slurm, what
-    can end in its time; exit code 75 says that more time is needed.
+    one, all studies of the store. Settings are those that were queued: an edited file is queued anew. An agent takes
+    only what its machine can run and, in an allocation of Slurm, what can end in its time; exit code 75 says that more
+    time is needed. Failed trials leave it at 0: an engine that started it anew would not mend them.
     """
     with resumable():
         from ablate.launch import slurm
@@ -90,10 +96,18 @@ def agent(
         )
         done = made.run(idle_timeout_s=patience)
         say(f"agent: {plural(done.attempts, 'attempt')} made{_why(done.out_of_time)}")
+        if done.failed:
+            say(f"{plural(done.failed, 'trial')} failed: `ablate status` says why, `ablate retry` has them tried again")
         if done.stopped_by is not None:
             raise Stopped(done.stopped_by)
     if done.out_of_time:
         sys.exit(EXIT_STOPPED)
+
+
+def _time_as_written(ctx: click.Context, param: click.Parameter, text: str | None) -> str | None:
+    if text is not None:
+        Time().convert(text, param, ctx)
+    return text
 
 
 def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,7 +129,8 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
         options = {"--idle-timeout": idle_timeout, "--max-trials": str(max_trials) if max_trials else None}
         words = words_of_agent(studies, options)
-        return command(Wanted(count, gpus, cpus, words, shared_store(location), project_folder()), **others)
+        titles = tuple(map(title_of, studies))
+        return command(Wanted(count, gpus, cpus, words, shared_store(location), project_folder(), titles), **others)
 
     for option in reversed((
         studies_argument,
@@ -123,7 +138,12 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-n", "count", type=click.IntRange(1, 100_000), default=1, show_default=True, help="How many."),
         click.option("--gpus", type=click.IntRange(0, 64), default=0, show_default=True, help="GPUs of each."),
         click.option("--cpus", type=click.IntRange(1, 1024), default=1, show_default=True, help="CPU cores of each."),
-        click.option("--idle-timeout", metavar="TIME", help="Each waits so long for more work before leaving."),
+        click.option(
+            "--idle-timeout",
+            metavar="TIME",
+            callback=_time_as_written,
+            help="Each waits so long for more work before leaving.",
+        ),
         click.option("--max-trials", type=click.IntRange(min=1), metavar="N", help="Each leaves after so many trials."),
     )):  # fmt: skip
         asked = option(asked)
@@ -131,11 +151,12 @@ def _launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.group(
+    cls=Group,
     epilog=examples(
         'ablate agents start slurm -n 16 --gpus 1 --time 4h --sbatch "--account=x"',
         "ablate agents status",
         "ablate agents cancel slurm-1234",
-    )
+    ),
 )
 def agents() -> None:
     """Start agents on other machines, and look after them.
@@ -149,14 +170,14 @@ def agents() -> None:
     """
 
 
-@agents.group()
+@agents.group(cls=Group)
 def start() -> None:
     """Start agents by an engine that is there. They need a store on PostgreSQL, and the project's folder."""
 
 
 @start.command("slurm", epilog=examples('ablate agents start slurm mine -n 16 --gpus 1 --time 4h --sbatch "-p gpu"'))
 @_launch_options
-@click.option("--time", "time_s", type=Time(), help="The time limit of each; with none, the partition's.")
+@click.option("--time", "time_s", type=Time(unit=True), help="The time limit of each; with none, the partition's.")
 @click.option("--sbatch", "options", multiple=True, metavar="OPTION", help="A line of #SBATCH more: `--account=x`.")
 @click.option("--print", "only_print", is_flag=True, help="Print the script, and start nothing.")
 def start_slurm(wanted: Wanted, time_s: float | None, options: tuple[str, ...], only_print: bool) -> None:
@@ -191,10 +212,28 @@ def start_ray(wanted: Wanted, address: str) -> None:
 def _start(launcher: Launcher, engine: str, wanted: Wanted, *, where: str = "") -> None:
     from ablate.launch.launcher import agents_folder, started
 
-    open_store(wanted.store, read_only=True)  # or each agent would find out for itself
+    _check_studies(wanted)
     found = started(launcher, engine, wanted, agents_folder(), where=where)
     say(f"{found.name}: {plural(found.count, 'agent')} started; `ablate agents status` shows them")
     click.echo(f"ablate agents cancel {found.name}")
+
+
+def _check_studies(wanted: Wanted) -> None:
+    """Raise AblateError where a study is not in the store, or asks for more than agents are to have.
+
+    Each agent would find out for itself, when its turn has come.
+    """
+    from ablate.store.facts import find_study, stored_study
+
+    store = open_store(wanted.store, read_only=True)
+    for title in wanted.studies:
+        asked = stored_study(find_study(store, title)).resources.gpus
+        if asked > wanted.gpus:
+            raise AblateError(
+                f"a trial of `{title}` asks for {plural(asked, 'GPU')}, and agents are to have {wanted.gpus}",
+                where="--gpus",
+                hint=f"add --gpus {asked}",
+            )
 
 
 @agents.command("status", epilog=examples("ablate agents status"))
@@ -243,7 +282,7 @@ def cancel(name: str) -> None:
     say(f"{found.name}: cancelled; nothing is lost, and what waits goes on with new agents")
 
 
-@agents.group("print")
+@agents.group("print", cls=Group)
 def print_() -> None:
     """Print what starts agents where ablate can't."""
 

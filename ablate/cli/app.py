@@ -18,7 +18,7 @@ import click
 from ablate import __version__
 from ablate.cli import agents, reports, running, studies, tools, watching
 from ablate.cli.common import existing_store, say
-from ablate.cli.options import LOCATION
+from ablate.cli.options import LOCATION, Group
 from ablate.errors import (
     EXIT_BUG,
     EXIT_ENVIRONMENT,
@@ -37,11 +37,8 @@ class _ReaderGone(Exception):
     """The reader of our pipe has gone (`| head`)."""
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """Lists the commands in the order of a study's life, not of the alphabet."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, args or ["--help"])  # click would call a bare `ablate` an error, all help in it
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -21,6 +21,13 @@ STORE_HELP = "Path or URL of the store [default: runs/ablate.db of the project; 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
+class Group(click.Group):
+    """A group that is asked for its help by its bare name, which click would call an error, with all help in it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["--help"])
+
+
 @dataclass(frozen=True)
 class Selection:
     """What ``study_options`` say: a study file, changed by options, and which of its arms."""

@@ -26,6 +26,7 @@ class Wanted:
     words: tuple[str, ...]  # of `ablate agent`, behind these two
     store: str  # a URL without a password
     folder: Path  # of the project: where they work
+    studies: tuple[str, ...] = ()  # their titles; all of the store where there are none
 
     @property
     def environment(self) -> dict[str, str]:
@@ -107,8 +108,16 @@ def write_note(file: Path, text: str) -> None:
 def kept(folder: Path) -> Iterator[Start]:
     """Yield what was started from this project and not cancelled, the oldest first."""
     for file in sorted(folder.glob("*.json"), key=os.path.getmtime):
-        values = json.loads(file.read_text())
-        yield Start(**{**values, "words": tuple(values["words"])})
+        try:
+            values = json.loads(file.read_text())
+            start = Start(**{**values, "words": tuple(values["words"])})
+        except (OSError, ValueError, TypeError, LookupError):
+            raise AblateError(
+                "this note of started agents can't be read",
+                where=str(file),
+                hint="remove it; `squeue` or `ray list actors` still knows what it was of",
+            ) from None
+        yield start
 
 
 def named(folder: Path, name: str) -> Start:

@@ -74,7 +74,8 @@ class Slurm:
         if self.time_s is not None and self.time_s < SHORTEST_S:
             hint = f"an agent is warned {WARNING_S} s before the end, and needs a minute to start"
             raise AblateError(f"--time is {duration(self.time_s)}: at least {duration(SHORTEST_S)}", hint=hint)
-        if odd := next((option for option in self.options if not re.fullmatch(r"-\S[^\n\r\0]*", option)), None):
+        odd = next((option for option in self.options if not re.fullmatch(r"-\S[^\n\r\0]*", option)), None)
+        if odd is not None:
             raise AblateError(f"{odd!r:.80} is no option of sbatch", where="--sbatch", hint='--sbatch "--account=x"')
         own = {
             "--job-name": "ablate",
@@ -86,7 +87,8 @@ class Slurm:
             "--time": str(math.ceil(self.time_s / 60)) if self.time_s is not None else None,
             "--signal": f"USR2@{WARNING_S}",
             "--open-mode": "append",
-            "--output": f"{self.logs}/slurm-%A-%a.log",
+            # a line of #SBATCH is read as a shell reads words, and `%` begins a symbol
+            "--output": shlex.quote(f"{str(self.logs).replace('%', '%%')}/slurm-%A-%a.log"),
         }
         given = [f"{name}={value}" for name, value in own.items() if value is not None]
         lines = [f"#SBATCH {option}" for option in (*given, "--requeue", *self.options)]

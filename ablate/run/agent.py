@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ablate.errors import AblateError, EnvironmentFault
+from ablate.plan.trials import Plan
 from ablate.run.options import Options
 from ablate.run.progress import Progress
 from ablate.run.provenance import code_sha256
@@ -25,6 +26,7 @@ from ablate.store.facts import (
     find_study,
     grown_plan,
     left_of,
+    origins_of,
     stored_study,
     titles_of,
 )
@@ -36,10 +38,11 @@ LOOK_S = 1.0
 
 @dataclass(frozen=True)
 class Done:
-    """What an agent did: how many attempts it made, whether what is left is longer than its allocation allows, and
-    the signal that stopped it, if one did."""
+    """What an agent did: how many attempts it made, how many trials of its studies have failed, whether what is left is
+    longer than its allocation allows, and the signal that stopped it, if one did."""
 
     attempts: int
+    failed: int = 0
     out_of_time: bool = False
     stopped_by: int | None = None
 
@@ -67,6 +70,7 @@ class Agent:
         self._refused: dict[int, AblateError | None] = {}  # study version → why it can't be worked on here, if so
         self._met: set[int] = set()
         self._attempts = 0
+        self._failed: dict[int, int] = {}  # trials, by study version
         self._waits_for_time = False
 
     def run(self, *, idle_timeout_s: float) -> Done:
@@ -80,14 +84,17 @@ class Agent:
                 before = self._attempts
                 stopped_by = self._round(workers)
                 if stopped_by is not None or self._room == 0 or self._waits_for_time:
-                    return Done(self._attempts, self._waits_for_time, stopped_by)
+                    return self._done(stopped_by)
                 if self._attempts > before:
                     idle_since = time.monotonic()
                 elif time.monotonic() - idle_since >= idle_timeout_s:
                     self._raise_if_all_refused()
-                    return Done(self._attempts)
+                    return self._done(None)
                 else:
                     time.sleep(LOOK_S)
+
+    def _done(self, stopped_by: int | None) -> Done:
+        return Done(self._attempts, sum(self._failed.values()), self._waits_for_time, stopped_by)
 
     @property
     def _room(self) -> int | None:
@@ -123,11 +130,25 @@ class Agent:
                 if lack := shortage(study.resources, threads=study.execution.threads):
                     raise EnvironmentFault(lack, hint="an agent takes only what its machine can run")
                 check_compiler(study)
-                check_task(grown_plan(self._store, study), workers, study.folder, self._options.data_dir)
+                plan = grown_plan(self._store, study)
+                check_task(plan, workers, study.folder, self._options.data_dir)
+                self._tell_of_other_code(plan)
             except AblateError as error:
                 self._refused[stored.id] = error
                 self._say(f"{stored.title}: passed over: {error.faults[0].message}")
         return self._refused[stored.id] is None
+
+    def _tell_of_other_code(self, plan: Plan) -> None:
+        """Say where finished trials had other code: nobody can be asked here, and the report marks them."""
+        code = code_sha256(plan.study.task, plan.study.folder)
+        known = origins_of(self._store, list(plan.trials())).values()
+        others = sum(each.code_sha256 not in (None, code) for each in known)
+        if others:
+            what = "1 finished trial" if others == 1 else f"{others:,} finished trials"
+            self._say(
+                f"warning: {plan.study.title}: {what} had other code than there is here; the report marks mixed rows, "
+                "and `ablate run … --queue --fresh` has them trained again"
+            )
 
     def _work_on(self, stored: StoredStudy, workers: Workers) -> Summary:
         study = self._study(stored)
@@ -143,6 +164,7 @@ class Agent:
         )
         summary = runner.run()
         self._attempts += summary.attempts
+        self._failed[stored.id] = summary.count("failed")
         if summary.count("waiting") and not summary.attempts and self._options.allocation is not None:
             self._waits_for_time = True
         return summary

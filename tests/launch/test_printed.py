@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,7 +121,10 @@ REFUSED = {
     "query": (["--store", "postgresql+psycopg://me@db/x?password=canary"], "the URL of the store holds a password"),
     "short": (["--store", URL, "--time", "2m"], "--time is 2 min: at least 5 min"),
     "option": (["--store", URL, "--sbatch", "x\n#SBATCH --y"], "is no option of sbatch"),
+    "empty-option": (["--store", URL, "--sbatch", ""], "is no option of sbatch"),
     "time": (["--store", URL, "--time", "soon"], "is no time: 90s, 30m, 4h or 2d"),
+    "bare-time": (["--store", URL, "--time", "400"], "'400' has no unit: 400m or 400s?"),
+    "idle": (["--store", URL, "--idle-timeout", "bogus"], "'bogus' is no time"),
 }
 
 
@@ -140,6 +145,34 @@ def test_what_can_not_be_is_refused_in_a_line(cluster_project: Path, call: Call,
 def test_what_is_no_name_of_kubernetes_is_refused(cluster_project: Path, call: Call, option: str, value: str) -> None:
     done = call(*K8S, option, value, cwd=cluster_project)  # 16 pods: `-15` is added to the name
     assert (done.returncode, f"error: {option}: {value!r} is no name of Kubernetes" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("odd", ["a b", "it's", 'say "x"', "50%", "tab\there"])
+def test_a_folder_of_any_name_is_one_word_for_slurm(cluster_project: Path, call: Call, odd: str) -> None:
+    (cluster_project / odd / "runs").mkdir(parents=True)
+    done = call("agents", "start", "slurm", "--print", "--store", URL, cwd=cluster_project / odd)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("#SBATCH --output"))
+    assert shlex.split(line.removeprefix("#SBATCH ")) == [
+        f"--output={cluster_project / odd}/runs/agents/slurm-%A-%a.log".replace("50%", "50%%")
+    ]
+    if shutil.which("sbatch"):  # which reads the script before it looks for its daemon
+        tried = subprocess.run(["sbatch", "--test-only"], input=done.stdout, capture_output=True, text=True)
+        assert "directive" not in tried.stderr
+        assert "Unmatched" not in tried.stderr
+
+
+@pytest.mark.parametrize("words", [["agents"], ["agents", "start"], ["agents", "print"]])
+def test_a_bare_group_shows_its_help(cluster_project: Path, call: Call, words: list[str]) -> None:
+    done = call(*words, cwd=cluster_project)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Commands:" in done.stdout
+
+
+def test_a_damaged_note_is_said_in_a_line(cluster_project: Path, call: Call) -> None:
+    (cluster_project / "runs" / "agents").mkdir(parents=True)
+    (cluster_project / "runs" / "agents" / "slurm-1.json").write_text("{bad")
+    done = call("agents", "cancel", "slurm-2", cwd=cluster_project)
+    assert (done.returncode, "this note of started agents can't be read" in done.stderr) == (2, True)
 
 
 def test_without_slurm_the_script_is_still_to_be_had(

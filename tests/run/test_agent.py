@@ -59,6 +59,12 @@ def write(url: str, statement: Any) -> None:
     store.close()
 
 
+FAILING = """
+def train(settings, context):
+    raise ValueError("boom")
+"""
+
+
 def numbers(url: str) -> list[tuple[Any, ...]]:
     """Return every number of every finished trial."""
     return sorted(numbers_of_results(lambda query: rows(url, query)), key=str)
@@ -104,6 +110,27 @@ def test_an_agent_takes_so_many_trials_and_no_more(project: Path, url: str) -> N
     done = ablate("agent", "--max-trials", "4", cwd=project)
     assert (done.returncode, "2 attempts made" in done.stderr) == (0, True), done.stderr
     assert outcomes(url) == ["ok"] * 6
+
+
+def test_other_code_than_that_of_finished_trials_is_said(project: Path, url: str) -> None:
+    path = write_study(project)
+    queue(path)
+    done = ablate("status", cwd=project)
+    assert "ablate agent toy" in done.stdout, "what goes on with what was queued"
+    assert "other code" not in ablate("agent", "--max-trials", "2", cwd=project).stderr
+    (project / "toy.py").write_text((project / "toy.py").read_text() + "\n# another version\n")
+    done = ablate("agent", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert "warning: toy: 2 finished trials had other code than there is here" in done.stderr
+    assert outcomes(url) == ["ok"] * 6
+
+
+def test_an_agent_says_how_many_trials_failed(project: Path, url: str) -> None:
+    queue(write_study(project, task=FAILING))
+    done = ablate("agent", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert "6 trials failed: `ablate status` says why, `ablate retry` has them tried again" in done.stderr
+    assert outcomes(url) == ["error"] * 6
 
 
 @pytest.mark.slow
