@@ -110,7 +110,9 @@ def test_the_command_to_go_on_is_the_one_last_used(half_way: Filled) -> None:
         register_runner(half_way.store, runner_id=command, study_id=half_way.stored.id, facts=facts)
         return run_command(half_way.stored, history_of(half_way.store, half_way.stored.id).runners)
 
-    assert after("/bin/ablate agent") == "ablate run basenet.yaml"
+    assert after("/bin/ablate agent other basenet -j 2") == "ablate agent basenet"
+    queued = "ablate run basenet.yaml --queue --store postgresql+psycopg://db/lab --seeds 2"
+    assert after(queued) == "ablate agent basenet --store postgresql+psycopg://db/lab"
     assert after("/venv/bin/ablate run basenet.yaml --set a.b=1") == "ablate run basenet.yaml --set a.b=1"
     # it says how many trials it runs, and those are of all arms
     assert after("ablate run basenet.yaml --only residual --seeds 2") == "ablate run basenet.yaml --seeds 2"

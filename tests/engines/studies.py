@@ -106,9 +106,12 @@ class Told:
     def epochs(self) -> int:
         return len(self.rows(select(measurement.c.id)))
 
-    def running(self) -> list[str]:
-        """Return the slots in which trials run now."""
+    def running(self, *, past: int = 0) -> list[str]:
+        """Return the slots in which trials run now, of those that have recorded ``past`` epochs."""
         query = select(attempt.c.slot).join(trial, (trial.c.id == attempt.c.trial) & (trial.c.claim == attempt.c.claim))
+        if past:
+            its = (measurement.c.trial == trial.c.id) & (measurement.c.claim == trial.c.claim)
+            query = query.join(measurement, its & (measurement.c.epoch == past))
         return [row.slot for row in self.rows(query.where(trial.c.state == "running"))]
 
     def check_shared(self) -> None:

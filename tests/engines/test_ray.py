@@ -63,7 +63,7 @@ def test_a_node_is_gone_and_nothing_is_lost(site: tuple[Cluster, Server], projec
     # the program that starts them has ended before they begin
     name = run("agents", "start", "ray", "-n", "3", "--gpus", "1", *where, cwd=project).split()[-1]
     told = Told(url, project / "runs")
-    wait(site, lambda: set(told.running()) == GPUS, "work on three nodes")
+    wait(site, lambda: set(told.running(past=2)) == GPUS, "checkpoints on three nodes")
     assert f"{name}: 3 agents: 3 running" in run("agents", "status", cwd=project)
     site[0].remove("r3")
     assert told.states()["waiting"] > 0, "the study was over before anything happened"
