@@ -137,11 +137,11 @@ def run_command(stored: StoredStudy, runners: Sequence[StoredRunner]) -> str:
     except ValueError:  # not what we wrote
         words = []
     if "--queue" in words or words[1:2] == ["agent"]:
-        return shlex.join(["ablate", "agent", stored.title, *_only(words, "--store")])
+        return shlex.join(["ablate", "agent", stored.title, *_parted(words, "--store")[0]])
     if "run" not in words[1:2] or Path(stored.file).name not in (Path(word).name for word in words):
         return plain_command(stored)
     words = [file if Path(word).name == Path(stored.file).name else word for word in words]
-    return shlex.join(["ablate", *_without(words[1:], "--only")])
+    return shlex.join(["ablate", *_parted(words[1:], "--only")[1]])
 
 
 def plain_command(stored: StoredStudy) -> str:
@@ -152,19 +152,15 @@ def plain_command(stored: StoredStudy) -> str:
     return shlex.join(["ablate", "run", from_here(stored.file), *profile])
 
 
-def _only(words: Sequence[str], option: str) -> list[str]:
-    left = _without(words, option)
-    return [word for word in words if word not in left]
-
-
-def _without(words: Sequence[str], option: str) -> list[str]:
-    kept: list[str] = []
-    skip = False
+def _parted(words: Sequence[str], option: str) -> tuple[list[str], list[str]]:
+    """Return the words that give an option, and the others."""
+    its: list[str] = []
+    others: list[str] = []
+    is_value = False
     for word in words:
-        if not skip and word != option and not word.startswith(f"{option}="):
-            kept.append(word)
-        skip = word == option
-    return kept
+        (its if is_value or word == option or word.startswith(f"{option}=") else others).append(word)
+        is_value = word == option
+    return its, others
 
 
 def _runners(
